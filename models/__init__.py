@@ -1,0 +1,1 @@
+"""Networks, weights and their training; nothing of pipelines or servers."""

@@ -1,0 +1,1 @@
+"""MR physics and reconstruction: from raw readouts to images with uncertainty."""

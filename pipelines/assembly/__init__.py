@@ -1,0 +1,1 @@
+"""Which readout belongs where, and when a group is complete."""

@@ -1,0 +1,111 @@
+"""What assembly hands on: a group of frames with everything a pipeline needs to reconstruct them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.assembly.buffer import Slot
+from pipelines.scan_header import ScanHeader
+
+
+class Grouping(StrEnum):
+    """What a pipeline asks for at a time."""
+
+    SLICE = "slice"
+    """One slice of one frame."""
+
+
+class Completion(StrEnum):
+    """Why a group was handed on."""
+
+    FLAG = "flag"
+    COUNTER = "counter"
+    FULL = "full"
+    CLOSE = "close"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class GroupKey:
+    """The counters that tell one group from another (the average is not among them: averages are summed)."""
+
+    encoding: int
+    slice: int
+    contrast: int
+    phase: int
+    repetition: int
+    set: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Separate calibration lines of a slice on their own grid, k-space centre at index n//2 of every axis.
+
+    Attributes:
+        kspace: `(coils, z, y, x)` complex64, lines summed over repeats.
+        counts: `(z, y)` float32, how often each line was measured; 0 where it was not.
+    """
+
+    kspace: NDArray[np.complex64]
+    counts: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseScan:
+    """Noise readouts of the scan.
+
+    Attributes:
+        samples: `(readouts, coils, samples)` complex64.
+        sample_time_us: dwell time of the noise readouts.
+    """
+
+    samples: NDArray[np.complex64]
+    sample_time_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One job for a pipeline: the k-space of one or more frames, placed, with what is known about it.
+
+    K-space is on the encoded grid of the header with its centre at index n//2 of every axis, readout oversampling still in.
+    Repeated lines and averages are summed; divide by `counts` for the mean.
+
+    Attributes:
+        key: counters of the first frame.
+        kspace: `(frames, coils, z, y, x)` complex64; a view whose memory order is chosen for ingest.
+        counts: `(frames, z, y)` float32: readouts summed into each line; 0 where nothing was measured.
+        calibration_lines: `(z, y)` bool: lines of the image grid that were flagged as calibration (20 or 21), embedded mode.
+        readout_extent: first and one-past-last column of x that was measured (asymmetric echo makes it shorter than x).
+        headers: `(frames,)` of `ACQUISITION_HEADER`: of each frame the readout nearest to the k-space centre.
+        calibration: separate calibration lines on a grid of their own, or None.
+        noise: noise readouts of the scan, or None.
+        scan: the scan header.
+        completion: why the group was handed on.
+        is_complete: whether every line that the sampling pattern promises has been measured.
+        expected_lines: lines that were promised (for the `Incomplete` note), 0 when unknown.
+        slots: memory behind the arrays, to be released once the job is done.
+    """
+
+    key: GroupKey
+    kspace: NDArray[np.complex64]
+    counts: NDArray[np.float32]
+    calibration_lines: NDArray[np.bool_]
+    readout_extent: tuple[int, int]
+    headers: NDArray[np.void]
+    scan: ScanHeader
+    completion: Completion
+    is_complete: bool = True
+    expected_lines: int = 0
+    calibration: Calibration | None = None
+    noise: NoiseScan | None = None
+    slots: tuple[Slot, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def release(self) -> None:
+        """Give back the memory of this group; its arrays must not be used afterwards."""
+        for slot in self.slots:
+            slot.release()

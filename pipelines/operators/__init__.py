@@ -1,0 +1,1 @@
+"""Linear operators of MR encoding with exact adjoints."""

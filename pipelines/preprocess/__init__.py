@@ -1,0 +1,1 @@
+"""Whole frames made ready for reconstruction: whitening, readout cropping, coils."""

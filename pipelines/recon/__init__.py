@@ -1,0 +1,1 @@
+"""The reconstructions, each the short text that joins operators and a solver."""

@@ -1,0 +1,76 @@
+"""What every reconstruction takes and returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from jaxtyping import Bool, Complex64, Float32
+from torch import Tensor
+
+
+class UncertaintyKind(StrEnum):
+    """What the deviation map holds."""
+
+    NOISE = "noise"
+    """Propagated measurement noise."""
+    POSTERIOR = "posterior"
+    ENSEMBLE = "ensemble"
+    PREDICTED = "predicted"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Frames ready for reconstruction: whitened, averaged, readout oversampling removed.
+
+    Attributes:
+        kspace: whitened k-space with its centre at index n//2, zero where not sampled; repeated lines averaged. `x` is the
+            reconstructed readout length, `y` and `z` the encoded ones.
+        counts: readouts averaged into each line, 0 where nothing was measured; the noise variance of a line is `noise_std**2 / counts`.
+        calibration: fully sampled centre of k-space to estimate coil sensitivities from, whitened like `kspace`, on a grid of its
+            own with its centre at n//2; None when the data have no calibration region.
+        noise_std: standard deviation of the complex noise (root of E|n|^2) of one whitened readout sample in the units of `kspace`.
+        noise_is_measured: True when it comes from noise readouts, False when it was estimated from the data.
+        readout_sampled: which columns of x were measured (asymmetric echo leaves some out).
+    """
+
+    kspace: Complex64[Tensor, "frames coils z y x"]
+    counts: Float32[Tensor, "frames z y"]
+    calibration: Complex64[Tensor, "coils cz cy cx"] | None
+    noise_std: float
+    noise_is_measured: bool
+    readout_sampled: Bool[Tensor, "x"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstructed:
+    """Images with their uncertainty.
+
+    Attributes:
+        image: complex images on the grid of `Prepared`; real and non-negative for root-sum-of-squares.
+        deviation: standard deviation of `|image|` per pixel, in the image's own units.
+        kind: what the deviation holds.
+        calibration: how the deviation was calibrated, for the meta; "analytic" for propagated noise.
+        details: numbers worth recording in the meta (iterations, residual), already as text.
+        stages_s: seconds by stage name (`csm`, `recon`, `uncertainty`).
+    """
+
+    image: Complex64[Tensor, "frames z y x"]
+    deviation: Float32[Tensor, "frames z y x"]
+    kind: UncertaintyKind
+    calibration: str = "analytic"
+    details: dict[str, str] = field(default_factory=dict[str, str])
+    stages_s: dict[str, float] = field(default_factory=dict[str, float])
+
+
+class Reconstruction(Protocol):
+    """A reconstruction with its parameters and weights loaded, ready for any number of jobs."""
+
+    def __call__(self, prepared: Prepared) -> Reconstructed:
+        """Reconstruct frames.
+
+        Raises:
+            ReconstructionError: the data cannot be reconstructed.
+        """
+        ...

@@ -1,0 +1,5 @@
+"""Stub replaced by the assembly part."""
+
+
+class ScanHeader:
+    """Placeholder."""

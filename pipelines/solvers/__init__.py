@@ -1,0 +1,1 @@
+"""Numerical solvers that take callables and know nothing of MRI."""

@@ -1,0 +1,1 @@
+"""What stands between a scanner and a GPU: sockets, the protocol, assembly, workers, administration."""

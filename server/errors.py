@@ -1,0 +1,86 @@
+"""Errors of the server: one tree, drawn here. `code` and `advice` mean what they mean in `pipelines.errors`.
+
+ServerError
+├── ProtocolError        the peer broke a rule of the protocol
+│   └── LimitError       a size that the peer announced is over a limit
+├── SessionTimeoutError  the peer did not send, or did not read, in time
+├── BusyError            no room for another session
+├── ExecutionError       the reconstruction could not be run
+│   └── WorkerLostError  the worker died, and so did the one that tried again
+├── DrainingError        the server is shutting down
+└── SettingsError        the settings are wrong; the server does not start
+"""
+
+
+class ServerError(Exception):
+    """Base of everything that the server raises on purpose."""
+
+    code = "server"
+    advice = "Report the session id to whoever runs this server."
+
+
+class ProtocolError(ServerError):
+    """The peer broke a rule of the protocol.
+
+    `kind` is the label of `echotrain_protocol_errors_total`: bad_id, bad_length, over_limit, truncated, bad_xml, bad_header,
+    bad_order, bad_utf8 or nonfinite.
+    """
+
+    code = "protocol"
+    advice = "Check that the client speaks MRD version 1 and sends configuration, header, data, CLOSE in that order."
+
+    def __init__(self, message: str, *, kind: str = "bad_order", advice: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        if advice is not None:
+            self.advice = advice
+
+
+class LimitError(ProtocolError):
+    """A size that the peer announced is over a limit; nothing was allocated."""
+
+    code = "over_limit"
+    advice = "Send less, or raise the limit in the server's settings."
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, kind="over_limit")
+
+
+class SessionTimeoutError(ServerError):
+    """The peer did not send, or did not read, in time."""
+
+    code = "timeout"
+    advice = "Check the network and the client; timeouts are settings of the server."
+
+
+class BusyError(ServerError):
+    """No room for another session."""
+
+    code = "busy"
+    advice = "Try again in a minute."
+
+
+class ExecutionError(ServerError):
+    """The reconstruction could not be run."""
+
+    code = "execution"
+
+
+class WorkerLostError(ExecutionError):
+    """The worker died, and so did the one that tried the job again."""
+
+    code = "worker_lost"
+
+
+class DrainingError(ServerError):
+    """The server is shutting down."""
+
+    code = "shutting_down"
+    advice = "Send the scan again in a minute."
+
+
+class SettingsError(ServerError):
+    """The settings are wrong."""
+
+    code = "settings"
+    advice = "See `echotrain config` for every setting with its default."

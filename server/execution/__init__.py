@@ -1,0 +1,1 @@
+"""Where a reconstruction runs: one interface, several backends."""

@@ -1,0 +1,1 @@
+"""The MRD streaming protocol as pure state: bytes in, events out; events in, buffers out."""
