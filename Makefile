@@ -1,0 +1,30 @@
+# Setting up is part of every target: each works on a fresh machine with Python 3.11 or later and nothing else.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+TORCH  ?= torch==2.13.0
+
+.PHONY: help setup demo test lint bench image-test clean
+help:           ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: $(VENV)/.installed   ## the environment, torch first so that no CUDA build is pulled
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: setup     ## a scan through a server on this machine; pictures in demo-output/
+	$(BIN)/echotrain demo --output demo-output
+
+lint: setup     ## ruff, mypy, pyright, import contracts
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy && $(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: setup lint   ## everything that must hold before a change lands
+	$(BIN)/pytest
+
+clean:          ## remove what the targets made
+	rm -rf $(VENV) demo-output bench-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
