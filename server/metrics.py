@@ -1,0 +1,146 @@
+"""Every Prometheus metric, defined once. The front process owns the only registry; workers report through job results.
+
+Rules: base units, one prefix, and no label that a peer can choose: pipelines come from the registry, anything else is
+`other`. Knows no sessions and no sockets.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pipelines.registry import pipelines
+from server.execution.executor import Health
+
+_IMAGE_BUCKETS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60)
+_STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SESSION_BUCKETS: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
+_QUEUE_BUCKETS: Final = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60)
+_LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+
+OUTCOMES: Final = (
+    "ok", "client_abort", "protocol_error", "timeout", "rejected_busy", "pipeline_error", "worker_lost", "drained",
+    "server_error",
+)  # fmt: skip
+"""How a session can end."""
+
+ERROR_KINDS: Final = (
+    "bad_id", "bad_length", "over_limit", "truncated", "bad_xml", "bad_header", "bad_order", "bad_utf8", "nonfinite",
+)  # fmt: skip
+"""Rules that a peer can break (`server.errors.ProtocolError.kind`)."""
+
+
+def product_version() -> str:
+    """Version of this installation."""
+    try:
+        return version("echotrain")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def pipeline_label(name: str | None) -> str:
+    """A pipeline's name as a label; whatever is not in the registry is `other`."""
+    return name if name in pipelines() else "other"
+
+
+class Metrics:
+    """All metrics on one registry of their own."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        build = self._gauge("build_info", "Version of this server.", "version", "python")
+        build.labels(product_version(), platform.python_version()).set(1)
+
+        self.sessions_active = self._gauge("sessions_active", "Sessions open now.")
+        self.sessions = self._counter("sessions", "Sessions ended.", "pipeline", "outcome")
+        self.session_seconds = self._histogram("session_duration_seconds", "From connection to end.", _SESSION_BUCKETS)
+        self.first_image_seconds = self._histogram(
+            "first_image_seconds",
+            "From the completion of the first group to the first byte of its image.",
+            _IMAGE_BUCKETS,
+        )
+        self.last_image_seconds = self._histogram(
+            "last_image_seconds", "From the end of the scan to CLOSE sent.", (*_IMAGE_BUCKETS, 120, 300)
+        )
+        self.stage_seconds = self._histogram("stage_duration_seconds", "Stages of jobs.", _STAGE_BUCKETS, "stage")
+        self.queue_wait_seconds = self._histogram("queue_wait_seconds", "Wait of jobs for a worker.", _QUEUE_BUCKETS)
+        self.jobs_retried = self._counter("jobs_retried", "Jobs run again.", "pipeline", "result")
+        self.last_success = self._gauge("last_success_timestamp_seconds", "When a session last ended well.", "pipeline")
+
+        self.received_messages = self._counter("received_messages", "Messages received.", "type")
+        self.received_bytes = self._counter("received_bytes", "Bytes received.")
+        self.sent_bytes = self._counter("sent_bytes", "Bytes sent.")
+        self.sent_images = self._counter("sent_images", "Images sent.", "pipeline", "kind")
+        self.protocol_errors = self._counter("protocol_errors", "Rules broken by peers.", "kind")
+
+        self.buffered_bytes = self._gauge("buffered_bytes", "Bytes held.", "area")
+        self.buffer_limit_bytes = self._gauge("buffer_limit_bytes", "Most bytes that may be held.", "area")
+        self.backpressure_seconds = self._counter(
+            "backpressure_seconds", "Time in which sockets were not read, or did not take.", "side"
+        )
+        self.loop_lag_seconds = Histogram(
+            "echotrain_event_loop_lag_seconds",
+            "How late the event loop runs.",
+            buckets=_LAG_BUCKETS,
+            registry=self.registry,
+        )
+        self.ready = self._gauge("ready", "Whether scans are welcome.")
+        self.draining = self._gauge("draining", "Whether the server is shutting down.")
+
+        ProcessCollector(registry=self.registry)
+        # Series that an alert looks for exist from the start: a counter that appears with its first event has no rate.
+        for outcome in OUTCOMES:
+            self.sessions.labels("other", outcome)
+        for side in ("read_paused", "write_blocked"):
+            self.backpressure_seconds.labels(side)
+        for kind in ERROR_KINDS:
+            self.protocol_errors.labels(kind)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"echotrain_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"echotrain_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(f"echotrain_{name}", text, ("pipeline", *labels), buckets=buckets, registry=self.registry)
+
+    def watch(self, health: Callable[[], Health]) -> None:
+        """Report an executor's workers, queue and restarts at each scrape."""
+        self.registry.register(_Workers(health))
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Workers(Collector):
+    def __init__(self, health: Callable[[], Health]) -> None:
+        self._health = health
+
+    def collect(self) -> Iterator[Metric]:
+        health = self._health()
+        workers = GaugeMetricFamily("echotrain_workers", "Workers by state.", labels=["state"])
+        for state in sorted({"starting", "idle", "busy", "failed"} | set(health.workers)):
+            workers.add_metric([state], health.workers.get(state, 0))
+        restarts = CounterMetricFamily("echotrain_worker_restarts", "Workers replaced.", labels=["reason"])
+        for reason in sorted({"crash"} | set(health.restarts)):
+            restarts.add_metric([reason], health.restarts.get(reason, 0))
+        yield workers
+        yield restarts
+        yield GaugeMetricFamily("echotrain_queue_depth", "Jobs waiting for a worker.", value=health.queued)
