@@ -1,0 +1,161 @@
+"""What a peer's configuration selects: a pipeline of the registry with parameters, or nothing at all.
+
+Configurations come as a name (CONFIG_FILE, CONFIG_TEXT), as JSON (ours, or the additional configuration of FIRE and
+OpenRecon), or as Gadgetron XML. None of them is ever imported, opened or used as a path.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, cast
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import ElementTree
+from defusedxml.common import DefusedXmlException
+
+from pipelines import registry
+from pipelines.errors import ParameterError, UnknownPipelineError
+from pipelines.registry import PipelineEntry
+from server.config import Pipelines
+from server.errors import ProtocolError
+from server.logs import printable
+
+ANY_XML = "<xml>"
+"""Alias that decides about a Gadgetron XML configuration none of whose gadgets has an alias."""
+
+MAX_PARAMETERS = 100
+MAX_VALUE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a session does.
+
+    Attributes:
+        entry: the pipeline; None when nothing is reconstructed (liveness checks, noise sessions).
+        parameters: checked parameters as they go to the pipeline.
+        warnings: sentences for the peer.
+    """
+
+    entry: PipelineEntry | None
+    parameters: Mapping[str, object] = field(default_factory=dict[str, object])
+    warnings: tuple[str, ...] = ()
+
+
+def select(text: str, settings: Pipelines) -> Selection:
+    """What a configuration asks for: a name, JSON or XML.
+
+    Raises:
+        UnknownPipelineError: the name is neither a pipeline nor an alias.
+        ParameterError: a parameter is unknown or out of range.
+        ProtocolError: JSON or XML that is none.
+    """
+    text = text.strip()
+    if text.startswith("{"):
+        return _from_json(text, None, settings)
+    if text.startswith("<"):
+        return _from_xml(text, settings)
+    return _checked(_find(text, settings), {}, settings)
+
+
+def refine(text: str, current: Selection, settings: Pipelines) -> Selection:
+    """The selection after the JSON configuration that FIRE sends behind the header; errors as in `select`."""
+    return _from_json(text, current, settings)
+
+
+def _find(name: str, settings: Pipelines) -> PipelineEntry | None:
+    target = settings.aliases.get(name, name)
+    if target == "none":
+        return None
+    if target == "default" and name in settings.aliases:
+        target = settings.default
+    return registry.find(target)
+
+
+def _checked(
+    entry: PipelineEntry | None, given: Mapping[str, object], settings: Pipelines, warnings: tuple[str, ...] = ()
+) -> Selection:
+    if entry is None:
+        return Selection(None, {}, warnings)
+    values = dict(settings.parameters.get(entry.name, {})) | dict(given)
+    return Selection(entry, entry.parse(values).model_dump(), warnings)
+
+
+def _from_json(text: str, current: Selection | None, settings: Pipelines) -> Selection:
+    content = _parse_json(text)
+    given = content.get("parameters", {})
+    if not isinstance(given, dict):
+        raise ParameterError("'parameters' in the JSON configuration is not an object")
+    parameters = _bounded(cast("dict[str, object]", given))
+    known = {"version", "parameters", "pipeline"}
+    ignored = sorted(printable(key, 40) for key in content if key not in known)[:5]
+    warnings = (f"ignored in the JSON configuration: {', '.join(ignored)}",) if ignored else ()
+
+    config = parameters.pop("config", "")
+    custom = parameters.pop("customconfig", "")
+    name = content.get("pipeline") or custom or config
+    if not isinstance(name, str):
+        raise ParameterError("the name of the pipeline in the JSON configuration is not a text")
+    if name:
+        entry = _find(name.strip(), settings)
+    elif current is not None:
+        entry = current.entry
+    else:
+        entry = _find(settings.default, settings)
+    if current is not None and current.entry is entry:
+        parameters = dict(current.parameters) | parameters
+    return _checked(entry, parameters, settings, warnings)
+
+
+def _parse_json(text: str) -> dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        content = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        where = (
+            f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "in its values"
+        )
+        raise ParameterError(f"the JSON configuration is malformed: {where}") from error
+    if not isinstance(content, dict):
+        raise ParameterError("the JSON configuration is not an object")
+    return cast("dict[str, Any]", content)
+
+
+def _bounded(values: dict[str, object]) -> dict[str, object]:
+    if len(values) > MAX_PARAMETERS:
+        raise ParameterError(f"{len(values)} parameters in the JSON configuration; at most {MAX_PARAMETERS} are read")
+    for name, value in values.items():
+        shown = printable(name, 64)
+        if not isinstance(value, str | int | float | bool):
+            raise ParameterError(f"parameter '{shown}' is not a text, number or truth value")
+        if isinstance(value, str) and len(value) > MAX_VALUE:
+            raise ParameterError(f"parameter '{shown}' has {len(value)} characters; at most {MAX_VALUE} are read")
+    return dict(values)
+
+
+def _from_xml(text: str, settings: Pipelines) -> Selection:
+    try:
+        root = ElementTree.fromstring(text, forbid_dtd=True)
+    except (ParseError, DefusedXmlException, ValueError) as error:
+        raise ProtocolError("the XML configuration is malformed, or has a document type", kind="bad_xml") from error
+    gadgets = [
+        name
+        for element in root.iter()
+        if _local(element) in {"classname", "class"} and (name := (element.text or "").strip())
+    ]
+    for name in (*gadgets, ANY_XML):
+        if name in settings.aliases:
+            return _checked(_find(name, settings), {}, settings)
+    shown = ", ".join(printable(name, 40) for name in gadgets[:8]) or "none"
+    raise UnknownPipelineError(
+        f"a Gadgetron XML configuration cannot be run here (gadgets: {shown}); "
+        f"this server offers: {', '.join(sorted(registry.pipelines()))}"
+    )
+
+
+def _local(element: Element) -> str:
+    return element.tag.rpartition("}")[2]
