@@ -1,5 +1,6 @@
 # Echotrain in a container. Build:  docker build -t echotrain .
-# Run:  docker run --read-only --tmpfs /tmp --cap-drop ALL -p 9002:9002 -p 127.0.0.1:9090:9090 echotrain
+# Run:  docker run --read-only --tmpfs /tmp --cap-drop ALL -p 9002:9002 echotrain
+# Metrics and health answer on loopback inside; to reach them from outside also -p 127.0.0.1:9090:9090 -e ECHOTRAIN_ADMIN__HOST=::
 # GPU:  docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 -t echotrain:cuda .  and run with --gpus all
 ARG BASE=docker.io/library/debian:bookworm-slim
 
@@ -42,7 +43,7 @@ RUN apt-get update -q \
 COPY --from=build /opt/echotrain /opt/echotrain
 ENV PATH=/opt/echotrain/bin:$PATH \
     PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    MPLCONFIGDIR=/tmp ECHOTRAIN_REVISION=${REVISION}
+    MPLCONFIGDIR=/tmp
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 9002 9090

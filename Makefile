@@ -26,5 +26,8 @@ lint: setup     ## ruff, mypy, pyright, import contracts
 test: setup lint   ## everything that must hold before a change lands
 	$(BIN)/pytest
 
+image-test: setup   ## build the container image, run it locked down, stream a scan through it
+	deploy/image-test.sh
+
 clean:          ## remove what the targets made
 	rm -rf $(VENV) demo-output bench-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
