@@ -1,0 +1,202 @@
+"""A group of readouts made ready for reconstruction: mean, whitening, readout oversampling, coils, calibration region.
+
+Works on the measured lines only and spreads them out at the end, so that acceleration also makes this step cheaper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import sqrt
+
+import numpy as np
+import torch
+from jaxtyping import Complex64, Float32
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.assembly.frame import Group
+from pipelines.errors import ReconstructionError
+from pipelines.preprocess.coils import compress, compression_matrix
+from pipelines.preprocess.noise import (
+    NoiseModel,
+    estimate_noise_model,
+    noise_level_at_edges,
+    noise_level_in_margin,
+    whiten,
+)
+from pipelines.preprocess.readout import readout_length, remove_oversampling, sampled_columns, split_columns
+from pipelines.recon.reconstruction import Prepared
+from pipelines.registry import Parameters
+
+FEWEST_CALIBRATION_LINES = 8
+"""A smaller block cannot hold a kernel of coil sensitivities with room to slide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What preparation hands on.
+
+    Attributes:
+        prepared: what a reconstruction takes.
+        signal_scale: factor of each frame that brings images from whitened units back to one scale for the whole
+            scan. Whitening scales each frame by its own dwell time; without this, echoes of different bandwidth would
+            change their relative brightness.
+        warnings: sentences for the scanner.
+    """
+
+    prepared: Prepared
+    signal_scale: Float32[Tensor, "frames"]
+    warnings: list[str] = field(default_factory=list[str])
+
+
+def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
+    """Prepare a group.
+
+    Args:
+        group: frames as assembled; not changed.
+        parameters: whether to whiten, and how many virtual coils.
+        device: where to compute.
+
+    Raises:
+        ReconstructionError: no line was measured, or samples are not finite.
+    """
+    warnings: list[str] = []
+    encoding = group.scan.encodings[group.key.encoding]
+    counts = torch.from_numpy(np.array(group.counts, np.float32)).to(device)
+    measured = _Lines(counts)
+    n_x = group.kspace.shape[-1]
+    length = readout_length(encoding) if n_x == encoding.encoded.matrix[0] else n_x
+    lines = (
+        measured.gather(_to_device(group.kspace, device))
+        / counts.clamp(min=1)[:, *measured.index][:, None, None, :, None]
+    )
+    if not bool(torch.isfinite(torch.view_as_real(lines)).all()):
+        raise ReconstructionError("k-space holds values that are not finite")
+
+    model: NoiseModel | None = None
+    if parameters.whiten and group.noise is not None:
+        model, warnings = estimate_noise_model(group.noise, group.kspace.shape[1], group.scan.noise_bandwidth)
+    dwell_us = [float(header["sample_time_us"]) for header in group.headers]
+    scale = torch.tensor([model.scale(each) if model else 1.0 for each in dwell_us], dtype=torch.float32, device=device)
+    if model is not None:
+        lines = whiten(lines, model, scale)
+    level = _level_in_data(lines, counts, measured, length, group.readout_extent)
+    noise_std = 1.0 if model is not None else level
+    if model is not None and level < 0.7:
+        warnings.append(
+            f"The noise scan promises {1 / max(level, 1e-6):.1f} times the noise that the image readouts hold; "
+            "uncertainties may be too large."
+        )
+
+    calibration = _calibration(group, measured, lines, counts, model, scale)
+    lines = remove_oversampling(lines, length)
+    if calibration is not None:
+        calibration = remove_oversampling(calibration, round(calibration.shape[-1] * length / n_x)).contiguous()
+    if 0 < parameters.coil_compression < lines.shape[1]:
+        signal = calibration if calibration is not None else lines.movedim(1, 0)
+        matrix = compression_matrix(signal.reshape(lines.shape[1], -1), parameters.coil_compression)
+        lines = compress(lines, matrix)
+        calibration = None if calibration is None else compress(calibration, matrix)
+    readout_sampled = sampled_columns(group.readout_extent, n_x, length).to(device)
+    prepared = Prepared(
+        kspace=measured.scatter(lines * readout_sampled),
+        counts=counts,
+        calibration=calibration,
+        noise_std=noise_std,
+        noise_is_measured=model is not None,
+        readout_sampled=readout_sampled,
+    )
+    return Preparation(prepared, 1 / scale, warnings)
+
+
+class _Lines:
+    """The lines that at least one frame measured, as one axis instead of z and y."""
+
+    def __init__(self, counts: Float32[Tensor, "frames z y"]) -> None:
+        self.shape = (int(counts.shape[1]), int(counts.shape[2]))
+        z, y = torch.nonzero((counts > 0).any(0), as_tuple=True)
+        if len(z) == 0:
+            raise ReconstructionError("no line of k-space was measured")
+        self.index: tuple[Tensor, Tensor] = (z, y)
+
+    def gather(self, kspace: Tensor) -> Complex64[Tensor, "frames coils 1 lines x"]:
+        """Measured lines of `(frames, coils, z, y, x)`."""
+        z, y = self.index
+        return kspace.permute(0, 2, 3, 1, 4)[:, z, y].transpose(1, 2).contiguous()[:, :, None]
+
+    def scatter(self, lines: Tensor) -> Complex64[Tensor, "frames coils z y x"]:
+        """Lines in their places, zero elsewhere."""
+        frames, coils, _, _, x = lines.shape
+        full = lines.new_zeros((frames, coils, *self.shape, x))
+        full[:, :, self.index[0], self.index[1]] = lines[:, :, 0]
+        return full
+
+
+def _to_device(kspace: NDArray[np.complex64], device: str) -> Tensor:
+    """A tensor of the samples, sharing memory where that is possible; a read-only array is copied."""
+    return torch.from_numpy(kspace if kspace.flags.writeable else kspace.copy()).to(device)
+
+
+def _level_in_data(lines: Tensor, counts: Tensor, measured: _Lines, length: int, extent: tuple[int, int]) -> float:
+    """Noise level of one readout from the image readouts: from the oversampling margin, else the edges of k-space."""
+    root = counts[:, *measured.index].clamp(min=1).sqrt()
+    readouts = (lines[:, :, 0] * root[:, None, :, None]).transpose(1, 2)
+    z, y = measured.index
+    distance = ((z - measured.shape[0] // 2) / measured.shape[0]).square() + (
+        (y - measured.shape[1] // 2) / measured.shape[1]
+    ).square()
+    outer = torch.argsort(distance, stable=True)[-max(4, len(z) // 3) :]
+    present = counts[:, z[outer], y[outer]] > 0
+    readouts = readouts[:, outer][present]
+    _, margin = split_columns(readouts, length)
+    if margin.shape[-1] >= 8:
+        # Samples that an asymmetric echo left out hold no noise.
+        return noise_level_in_margin(margin) * sqrt(readouts.shape[-1] / max(1, extent[1] - extent[0]))
+    return noise_level_at_edges(readouts[..., extent[0] : extent[1]])
+
+
+def _calibration(
+    group: Group, measured: _Lines, lines: Tensor, counts: Tensor, whitening: NoiseModel | None, scale: Tensor
+) -> Complex64[Tensor, "coils cz cy cx"] | None:
+    """The fully sampled centre to estimate sensitivities from: separate lines, flagged lines, or whatever is dense."""
+    if group.calibration is not None:
+        weights = group.calibration.counts
+        box = _centred_box(weights > 0)
+        if box is not None:
+            kspace = _to_device(group.calibration.kspace, str(lines.device))[:, box[0], box[1]]
+            weight = torch.from_numpy(np.array(weights[box], np.float32)).to(lines.device)
+            mean = kspace / weight[:, :, None]
+            return mean if whitening is None else whiten(mean[None], whitening, scale[:1])[0]
+    total = counts.sum(0)
+    sampled = (total > 0).cpu().numpy()
+    box = _centred_box(sampled & group.calibration_lines) or _centred_box(sampled)
+    if box is None:
+        return None
+    weighted = lines * counts[:, *measured.index][:, None, None, :, None]
+    return measured.scatter(weighted.sum(0, keepdim=True))[0, :, box[0], box[1]] / total[box][:, :, None]
+
+
+def _centred_box(sampled: NDArray[np.bool_]) -> tuple[slice, slice] | None:
+    """The largest block around the centre of `(z, y)` that is sampled completely; None when too small."""
+    best: tuple[slice, slice] | None = None
+    n_z, n_y = sampled.shape
+    for size_z in range(1, n_z + 1):
+        along_z = slice(n_z // 2 - size_z // 2, n_z // 2 - size_z // 2 + size_z)
+        size_y = _centred_run(np.asarray(sampled[along_z].all(0)))
+        if size_z > 1 and size_y < FEWEST_CALIBRATION_LINES:
+            break
+        if size_y >= min(FEWEST_CALIBRATION_LINES, n_y) and (best is None or size_z * size_y > _area(best)):
+            best = along_z, slice(n_y // 2 - size_y // 2, n_y // 2 - size_y // 2 + size_y)
+    return best
+
+
+def _centred_run(sampled: NDArray[np.bool_]) -> int:
+    """Length of the longest sampled run with the centre n//2 at its own length//2."""
+    centre = len(sampled) // 2
+    below = int(np.argmin(np.append(sampled[:centre][::-1], False)))
+    above = int(np.argmin(np.append(sampled[centre:], False)))
+    return max(0, min(2 * below + 1, 2 * above)) if above else 0
+
+
+def _area(box: tuple[slice, slice]) -> int:
+    return int(box[0].stop - box[0].start) * int(box[1].stop - box[1].start)
