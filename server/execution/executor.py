@@ -58,11 +58,14 @@ class Health:
         workers: count by state: starting, idle, busy, failed.
         queued: jobs waiting for a worker.
         restarts: workers replaced since the start, by reason.
+        problems: one sentence for each thing that is wrong now: a pipeline that failed to warm up, a worker that does
+            not start.
     """
 
     workers: Mapping[str, int]
     queued: int
     restarts: Mapping[str, int] = field(default_factory=dict[str, int])
+    problems: tuple[str, ...] = ()
 
     @property
     def is_usable(self) -> bool:
@@ -85,13 +88,15 @@ class Executor(Protocol):
     async def run(self, job: Job) -> JobResult:
         """Run a job and return its images; the caller keeps order by awaiting in order.
 
-        A job whose worker dies is run once more on a fresh worker. Cancelling stops waiting; the worker may finish in vain.
-        The group's slots are the caller's to release, after this returned or raised.
+        A job whose worker dies is run once more on a fresh worker. Cancelling stops waiting; the worker may finish in
+        vain. The group's slots are the caller's to release, after this returned or raised.
 
         Raises:
             PipelineError: what the pipeline raised, same type and message.
             WorkerLostError: two workers died on the job.
-            ExecutionError: anything else that went wrong in a worker.
+            ExecutionError: anything else that went wrong in a worker; its cause holds the worker's traceback, for the
+                log only.
+            DrainingError: the executor was stopped.
         """
         ...
 

@@ -1,0 +1,63 @@
+"""Exceptions of a worker as text, and back.
+
+Errors that a pipeline raises on purpose keep their type, message, code and advice. Anything else becomes an
+`ExecutionError` whose text is ours; the traceback travels as its cause, for the log only.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import pipelines.errors
+from pipelines.errors import PipelineError
+from server.errors import ExecutionError
+from server.execution.encoding import Reply
+
+_MOST_CHARACTERS = 2000
+_KNOWN = {
+    name: kind
+    for name, kind in vars(pipelines.errors).items()
+    if isinstance(kind, type) and issubclass(kind, PipelineError)
+}
+
+
+class WorkerTraceback(Exception):  # noqa: N818
+    """The traceback of a worker; cause of an `ExecutionError`, for logs and never for a peer."""
+
+
+def encode_failure(error: BaseException, *, out_of_memory: bool = False) -> Reply:
+    """What a worker says about an exception."""
+    if isinstance(error, PipelineError):
+        names = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, PipelineError)]
+        return Reply(
+            "refused", {"types": names, "message": str(error), "code": str(error.code), "advice": str(error.advice)}
+        )
+    details = "".join(traceback.format_exception(error))
+    return Reply(
+        "failed",
+        {
+            "type": type(error).__name__,
+            "out_of_memory": out_of_memory or isinstance(error, MemoryError),
+            "details": details[-10 * _MOST_CHARACTERS :],
+        },
+    )
+
+
+def decode_failure(fields: Mapping[str, Any]) -> PipelineError | ExecutionError:
+    """The exception to raise in the front process."""
+    if "types" in fields:
+        kind = next((_KNOWN[name] for name in fields["types"] if name in _KNOWN), PipelineError)
+        refusal = kind(str(fields["message"])[:_MOST_CHARACTERS])
+        refusal.code, refusal.advice = str(fields["code"]), str(fields["advice"])
+        return refusal
+    if fields.get("out_of_memory"):
+        failure = ExecutionError("the reconstruction needed more memory than there is")
+        failure.advice = "Use a smaller matrix, fewer channels or coil compression, or a machine with more memory."
+    else:
+        failure = ExecutionError(
+            f"the reconstruction failed inside the server ({str(fields.get('type', 'unknown'))[:64]})"
+        )
+    failure.__cause__ = WorkerTraceback(str(fields.get("details", "")))
+    return failure

@@ -1,0 +1,385 @@
+"""Reconstructions in worker processes: a queue, seats with a worker on each, and a new worker for one that died.
+
+The front process stays free of torch: it hands references to shared memory to workers that were forked from a process
+with torch imported (`server.execution.fork_server`).
+
+Rules:
+1. Jobs start in the order in which they were submitted. A job whose worker died goes back to the head of the queue,
+   once.
+2. A slot that a job's arrays lie in is pinned from the moment a worker may read it until that worker has answered or
+   is gone.
+3. Cancelling a job that waits removes it; a job that runs is finished in vain.
+4. A job that takes longer than `job_timeout_s` counts as hung: its worker is killed, which makes it a job whose
+   worker died.
+5. A seat whose worker cannot be started tries again after a growing pause; when no seat has a worker, waiting jobs
+   fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from server.errors import DrainingError, ExecutionError, WorkerLostError
+from server.execution.encoding import Buffers, Reply, encode_job
+from server.execution.executor import Health, Job, JobResult
+from server.execution.failure import decode_failure
+from server.execution.launcher import ForkServer, WorkerDiedError, WorkerProcess
+from server.execution.shared_memory import SharedSlots
+from server.execution.worker_settings import PIPELINE, WorkerSettings
+
+_log = logging.getLogger(__name__)
+_MOST_ATTEMPTS = 2
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 30.0
+
+
+class SeatState(StrEnum):
+    """State of a seat; labels of `echotrain_workers`."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class _Seat:
+    """A place for one worker at a time."""
+
+    index: int
+    state: SeatState = SeatState.STARTING
+    worker: WorkerProcess | None = None
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A job until its end; `result` is done when the caller has gone away."""
+
+    job: Job
+    result: asyncio.Future[JobResult]
+    submitted_at: float
+    attempts: int = 0
+
+
+class ProcessExecutor:
+    """Runs jobs in worker processes; see `server.execution.executor.Executor`.
+
+    Args:
+        workers: number of workers; 0 for one a GPU, or on the CPU one for every `threads_per_worker` cores.
+        device: `cpu`, `cuda`, `cuda:N` or `auto`.
+        threads_per_worker: intra-op threads of torch in each worker. One is best when several workers are busy:
+            two-thread medians reached 100 times their minimum under load.
+        memory_budget_bytes: most shared memory for raw data.
+        warm: pipelines with parameters that each worker loads and runs once before it takes jobs.
+        pipeline: what makes a pipeline, `module:attribute` of a callable `(name, parameters, device)`.
+        preload: further modules to import once for all workers.
+        job_timeout_s: longest time for one job in a worker.
+        start_timeout_s: longest time for a worker to start, with loading and warming up.
+        stop_grace_s: how long `stop` lets running jobs finish.
+        worker_memory_bytes: most private memory of each worker, 0 for no limit; do not set it with CUDA.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        device: str,
+        threads_per_worker: int,
+        memory_budget_bytes: int,
+        warm: Sequence[tuple[str, Mapping[str, object]]] = (),
+        *,
+        pipeline: str = PIPELINE,
+        preload: Sequence[str] = (),
+        job_timeout_s: float = 600.0,
+        start_timeout_s: float = 300.0,
+        stop_grace_s: float = 5.0,
+        worker_memory_bytes: int = 0,
+    ) -> None:
+        self._n_workers = workers
+        self._settings = WorkerSettings(
+            device=device,
+            threads=threads_per_worker,
+            pipeline=pipeline,
+            preload=tuple(preload),
+            warm=tuple((name, dict(parameters)) for name, parameters in warm),
+            memory_bytes=worker_memory_bytes,
+        )
+        self._job_timeout_s = job_timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._stop_grace_s = stop_grace_s
+        self._slots = SharedSlots(memory_budget_bytes)
+        self._memory_fd = self._slots.open_for_reading()
+        self._fork_server: ForkServer | None = None
+        self._fork_server_lock = asyncio.Lock()
+        self._seats = [_Seat(index) for index in range(max(workers, 1))]
+        # Without a length of its own: every waiting job holds slots, and those have a budget.
+        self._waiting: deque[_Pending] = deque()
+        self._running: set[_Pending] = set()
+        self._idle: list[asyncio.Future[_Pending | None]] = []
+        self._restarts: Counter[str] = Counter()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_started = False
+        self._is_stopping = False
+        self._stop_asked = asyncio.Event()
+
+    @property
+    def slots(self) -> SharedSlots:
+        """Shared memory for groups."""
+        return self._slots
+
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """Process ids of the workers that have reported."""
+        return tuple(seat.worker.pid for seat in self._seats if seat.worker is not None and seat.worker.pid is not None)
+
+    async def start(self) -> None:
+        """Begin to start workers and return at once.
+
+        Raises:
+            RuntimeError: it was started before.
+        """
+        if self._is_started or self._is_stopping:
+            raise RuntimeError("an executor starts once")
+        self._is_started = True
+        self._slots.prefault()
+        for seat in self._seats:
+            self._tasks.append(asyncio.create_task(self._keep(seat)))
+
+    async def run(self, job: Job) -> JobResult:
+        """Run a job; see `server.execution.executor.Executor.run`.
+
+        Raises:
+            DrainingError: the executor stops, or has stopped.
+            RuntimeError: it was never started.
+        """
+        if self._is_stopping:
+            raise DrainingError("the server is shutting down")
+        if not self._is_started:
+            raise RuntimeError("the executor was not started")
+        loop = asyncio.get_running_loop()
+        pending = _Pending(job, loop.create_future(), loop.time())
+        self._waiting.append(pending)
+        self._dispatch()
+        try:
+            return await pending.result
+        except asyncio.CancelledError:
+            with contextlib.suppress(ValueError):  # it runs already
+                self._waiting.remove(pending)
+            raise
+
+    def health(self) -> Health:
+        """State now."""
+        return Health(
+            workers={state.value: n for state, n in Counter(seat.state for seat in self._seats).items()},
+            queued=len(self._waiting),
+            restarts=dict(self._restarts),
+            problems=tuple(sorted({problem for seat in self._seats for problem in seat.problems})),
+        )
+
+    async def stop(self) -> None:
+        """Let running jobs finish for a while, end all workers, give back all memory; a second call does nothing."""
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        self._stop_asked.set()
+        while self._waiting:
+            self._settle(self._waiting.popleft(), DrainingError("the server is shutting down"))
+        for seat in self._idle:
+            if not seat.done():
+                seat.set_result(None)
+        if self._running:
+            await asyncio.wait([pending.result for pending in self._running], timeout=self._stop_grace_s)
+        if self._fork_server is not None:
+            await self._fork_server.stop()
+        await asyncio.gather(*self._tasks)
+        self._slots.close()
+        os.close(self._memory_fd)
+
+    async def _keep(self, seat: _Seat) -> None:
+        """Keep a worker on a seat until the executor stops."""
+        pause_s = _FIRST_PAUSE_S
+        while not self._is_stopping:
+            seat.state, has_failed = SeatState.STARTING, False
+            worker: WorkerProcess | None = None
+            try:
+                server = await self._ready_fork_server()
+                worker = seat.worker = server.spawn(seat.index)
+                await self._until_ready(seat, worker)
+                pause_s = _FIRST_PAUSE_S
+                while (pending := await self._next_job(seat, worker)) is not None:
+                    await self._run_on(seat, worker, pending)
+                    del pending
+            except Exception as error:  # noqa: BLE001  a seat outlives whatever happens to its worker
+                has_failed = self._note_loss(seat, error)
+            finally:
+                if worker is not None:
+                    worker.kill()
+                    await worker.ended()
+                    worker.close()
+                seat.worker = None
+            if has_failed:
+                self._fail_waiting_without_hope()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop_asked.wait(), pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _ready_fork_server(self) -> ForkServer:
+        async with self._fork_server_lock:
+            server = self._fork_server
+            if server is None or not server.is_alive:
+                server = self._fork_server = ForkServer(self._settings, self._memory_fd)
+                async with asyncio.timeout(self._start_timeout_s):
+                    await server.start()
+                if self._n_workers == 0:
+                    self._add_seats(self._default_workers(server.n_devices))
+            return server
+
+    def _default_workers(self, n_devices: int) -> int:
+        if n_devices:
+            return n_devices
+        return max(1, len(os.sched_getaffinity(0)) // max(1, self._settings.threads))
+
+    def _add_seats(self, n_wanted: int) -> None:
+        for index in range(len(self._seats), n_wanted):
+            self._seats.append(_Seat(index))
+            self._tasks.append(asyncio.create_task(self._keep(self._seats[-1])))
+
+    async def _until_ready(self, seat: _Seat, worker: WorkerProcess) -> None:
+        async with asyncio.timeout(self._start_timeout_s):
+            worker.pid = int((await worker.receive()).fields["pid"])
+            ready = await worker.receive()
+        seat.problems = tuple(str(problem) for problem in ready.fields["problems"])
+        for problem in seat.problems:
+            _log.error("worker %d: %s", seat.index, problem)
+
+    async def _next_job(self, seat: _Seat, worker: WorkerProcess) -> _Pending | None:
+        """Wait for a job; None when the executor stops.
+
+        Raises:
+            WorkerDiedError: the worker died meanwhile.
+        """
+        if self._is_stopping:
+            return None
+        seat.state = SeatState.IDLE
+        assigned: asyncio.Future[_Pending | None] = asyncio.get_running_loop().create_future()
+
+        def gone() -> None:
+            if not assigned.done():
+                assigned.set_exception(WorkerDiedError())
+
+        worker.when_readable(gone)
+        self._idle.append(assigned)
+        self._dispatch()
+        try:
+            return await assigned
+        finally:
+            worker.stop_watching()
+            with contextlib.suppress(ValueError):  # the job's dispatch took it out
+                self._idle.remove(assigned)
+
+    def _dispatch(self) -> None:
+        """Give waiting jobs to idle workers; the one that worked last comes first, because its caches are warm."""
+        while self._waiting and self._idle:
+            assigned = self._idle.pop()
+            if not assigned.done():
+                assigned.set_result(self._waiting.popleft())
+
+    async def _run_on(self, seat: _Seat, worker: WorkerProcess, pending: _Pending) -> None:
+        """Run one job on a worker.
+
+        Raises:
+            WorkerDiedError: the worker died or hung, or asks to be replaced; the job has been taken care of.
+            ExecutionError: the worker's reply made no sense.
+        """
+        if pending.result.done():
+            return
+        seat.state = SeatState.BUSY
+        pending.attempts += 1
+        queue_s = asyncio.get_running_loop().time() - pending.submitted_at
+        try:
+            buffers, slots = encode_job(pending.job, self._slots)
+        except ExecutionError as error:
+            self._settle(pending, error)
+            return
+        for slot in slots:
+            slot.pin()
+        self._running.add(pending)
+        try:
+            reply = await self._exchange(worker, pending, buffers)
+        finally:
+            self._running.discard(pending)
+            for slot in slots:
+                slot.unpin()
+        self._settle(pending, _outcome(reply, queue_s, pending.attempts))
+        if reply.fields.get("recycle"):
+            raise WorkerDiedError("recycle")
+
+    async def _exchange(self, worker: WorkerProcess, pending: _Pending, buffers: Buffers) -> Reply:
+        try:
+            async with asyncio.timeout(self._job_timeout_s):
+                await worker.send(buffers)
+                return await worker.receive()
+        except ExecutionError as error:
+            self._settle(pending, error)
+            worker.kill()
+            await worker.ended()
+            raise
+        except (WorkerDiedError, TimeoutError) as error:
+            lost = error if isinstance(error, WorkerDiedError) else WorkerDiedError("hang")
+            worker.kill()
+            self._run_again(pending)
+            await worker.ended()
+            raise lost from None
+
+    def _run_again(self, pending: _Pending) -> None:
+        if self._is_stopping:
+            self._settle(pending, DrainingError("the server is shutting down"))
+        elif pending.attempts >= _MOST_ATTEMPTS:
+            self._settle(pending, WorkerLostError(f"{_MOST_ATTEMPTS} workers were lost on this reconstruction"))
+        elif not pending.result.done():
+            self._waiting.appendleft(pending)
+            self._dispatch()
+
+    def _note_loss(self, seat: _Seat, error: Exception) -> bool:
+        """Count and log a lost worker; True when it could not even be started."""
+        if self._is_stopping:
+            return False
+        reason = error.reason if isinstance(error, WorkerDiedError) else "crash"
+        pid = seat.worker.pid if seat.worker is not None else None
+        self._restarts[reason] += 1
+        if seat.state is SeatState.STARTING:
+            seat.state = SeatState.FAILED
+            seat.problems = (f"a worker could not be started: {error or type(error).__name__}",)
+            _log.error("worker %d could not be started (%s): %s", seat.index, reason, error, exc_info=error)
+        else:
+            _log.warning("worker %d (pid %s) was lost (%s) and is replaced", seat.index, pid, reason)
+        return seat.state is SeatState.FAILED
+
+    def _fail_waiting_without_hope(self) -> None:
+        if all(seat.state is SeatState.FAILED for seat in self._seats):
+            while self._waiting:
+                self._settle(self._waiting.popleft(), ExecutionError("no worker can be started"))
+
+    @staticmethod
+    def _settle(pending: _Pending, outcome: JobResult | Exception) -> None:
+        if pending.result.done():
+            return
+        if isinstance(outcome, JobResult):
+            pending.result.set_result(outcome)
+        else:
+            pending.result.set_exception(outcome)
+
+
+def _outcome(reply: Reply, queue_s: float, attempts: int) -> JobResult | Exception:
+    if reply.kind == "result":
+        stages = {str(name): float(seconds) for name, seconds in reply.fields["stages_s"].items()}
+        warnings = tuple(str(text) for text in reply.fields["warnings"])
+        return JobResult(reply.images, {"queue": queue_s, **stages}, warnings, attempts)
+    return decode_failure(reply.fields)
