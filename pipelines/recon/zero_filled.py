@@ -1,0 +1,110 @@
+"""Inverse Fourier transform of what was measured, coils combined: needs nothing else, so it is the last fallback.
+
+Brightness of undersampled data: each measured line is weighted by the length of k-space it stands for (half the
+distance to either neighbour; 1 where lines are dense, R where every R-th was measured). The point spread function
+then has its peak at 1, so that tissue is as bright as in a fully sampled image with or without extra calibration
+lines, and different accelerations can be compared. Aliases keep the strength that they have in the data; nothing
+hides that the image is not a parallel-imaging reconstruction. K-space that was never reached (partial Fourier) stays
+zero.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from jaxtyping import Bool, Complex64, Float32
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from pipelines.errors import ReconstructionError
+from pipelines.operators.fourier import to_image
+from pipelines.preprocess.sensitivities import estimate_maps
+from pipelines.recon.magnitude import magnitude_deviation
+from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
+from pipelines.registry import ZeroFilledParameters
+
+DENSITY_WINDOW = 9
+"""Lines along z and y over which the density of a pattern without structure is averaged."""
+
+
+class ZeroFilled:
+    """`x = combine(F^H D y)` with density weights D; root sum of squares, or `sum_c conj(S_c) x_c` with sensitivities.
+
+    The noise of every coil image is white with variance `s^2 sum(d^2 / counts) / n`, the same in every pixel.
+    Sensitivities are normalised, so the combined noise has that variance too; the root of the sum of squares is
+    noncentral chi distributed.
+    """
+
+    def __init__(self, parameters: ZeroFilledParameters, device: str) -> None:
+        self._combine = parameters.combine
+        self._device = device
+
+    def __call__(self, prepared: Prepared) -> Reconstructed:
+        """Reconstruct frames.
+
+        Raises:
+            ReconstructionError: no line was measured.
+        """
+        if not bool((prepared.counts > 0).any()):
+            raise ReconstructionError("no line of k-space was measured")
+        started = time.perf_counter()
+        maps = None
+        if self._combine == "sensitivity" and prepared.calibration is not None:
+            maps = estimate_maps(prepared.calibration, _grid(prepared.kspace))
+        mapped = time.perf_counter()
+        weights = density_weights(prepared.counts)
+        coils = to_image(prepared.kspace * weights[:, None, :, :, None], (-3, -2, -1))
+        image = (coils * maps.conj()).sum(1) if maps is not None else _root_sum_of_squares(coils)
+        combined = time.perf_counter()
+        share = weights.square() / prepared.counts.clamp(min=1)
+        noise = prepared.noise_std**2 * share.mean((1, 2)) * prepared.readout_sampled.float().mean()
+        variance = noise[:, None, None, None].expand(image.shape)
+        if maps is not None:
+            deviation = magnitude_deviation(image.abs(), variance * maps.abs().square().sum(0))
+        else:
+            deviation = magnitude_deviation(image.abs(), variance, coils.shape[1])
+        stages_s = {
+            "csm": mapped - started,
+            "recon": combined - mapped,
+            "uncertainty": time.perf_counter() - combined,
+        }
+        details = {"ReconCoilCombination": "rss" if maps is None else "sensitivity"}
+        return Reconstructed(image, deviation, UncertaintyKind.NOISE, "analytic", details, stages_s)
+
+
+def _root_sum_of_squares(coils: Complex64[Tensor, "frames coils z y x"]) -> Complex64[Tensor, "frames z y x"]:
+    return coils.abs().square().sum(1).sqrt().to(torch.complex64)
+
+
+def density_weights(counts: Float32[Tensor, "frames z y"]) -> Float32[Tensor, "frames z y"]:
+    """Length of k-space (area, with two phase-encoding axes) that each measured line stands for; 0 if not measured.
+
+    A pattern that is the product of one along z and one along y gets the product of the two lengths; any other, the
+    inverse of the local density of lines.
+    """
+    return torch.stack([_frame_weights(frame > 0) for frame in counts]).to(counts.device)
+
+
+def _frame_weights(sampled: Bool[Tensor, "z y"]) -> Float32[Tensor, "z y"]:
+    along_z, along_y = sampled.any(1), sampled.any(0)
+    if bool((sampled == along_z[:, None] & along_y).all()):
+        return _lengths(along_z)[:, None] * _lengths(along_y)
+    density = avg_pool2d(sampled.float()[None], DENSITY_WINDOW, 1, DENSITY_WINDOW // 2, count_include_pad=False)[0]
+    return sampled.float() / density.clamp(min=1 / DENSITY_WINDOW**2)
+
+
+def _lengths(sampled: Bool[Tensor, "lines"]) -> Float32[Tensor, "lines"]:
+    """Half the distance to the neighbour on either side; the outermost lines stand for as much outwards as inwards."""
+    lengths = torch.zeros(sampled.shape, device=sampled.device)
+    positions = torch.nonzero(sampled)[:, 0].float()
+    if len(positions) < 2:
+        lengths[sampled] = 1.0
+        return lengths
+    gaps = positions.diff()
+    lengths[sampled] = (torch.cat([gaps[:1], gaps]) + torch.cat([gaps, gaps[-1:]])) / 2
+    return lengths
+
+
+def _grid(kspace: Complex64[Tensor, "frames coils z y x"]) -> tuple[int, int, int]:
+    return int(kspace.shape[2]), int(kspace.shape[3]), int(kspace.shape[4])
