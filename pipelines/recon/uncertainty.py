@@ -126,7 +126,7 @@ def _alias_set_variance(maps: Tensor, counts: Tensor, weight: float, period: int
 
 
 def _invert_in_place(matrix: list[list[Tensor]]) -> list[list[Tensor]]:
-    """Inverse of Hermitian positive definite matrices whose entries are tensors: Gauss-Jordan, needs no pivots for these."""
+    """Inverse of Hermitian positive definite matrices with tensors as entries: Gauss-Jordan, no pivots needed."""
     n = len(matrix)
     for k in range(n):
         pivot = matrix[k][k].reciprocal()
