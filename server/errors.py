@@ -8,6 +8,8 @@ ServerError
 ├── ExecutionError       the reconstruction could not be run
 │   └── WorkerLostError  the worker died, and so did the one that tried again
 ├── DrainingError        the server is shutting down
+├── FileError            a file with a scan or with images cannot be read or written
+├── ClientError          the server a client spoke to was not there, refused, fell silent or ended early
 └── SettingsError        the settings are wrong; the server does not start
 """
 
@@ -22,8 +24,8 @@ class ServerError(Exception):
 class ProtocolError(ServerError):
     """The peer broke a rule of the protocol.
 
-    `kind` is the label of `echotrain_protocol_errors_total`: bad_id, bad_length, over_limit, truncated, bad_xml, bad_header,
-    bad_order, bad_utf8 or nonfinite.
+    `kind` is the label of `echotrain_protocol_errors_total`: bad_id, bad_length, over_limit, truncated, bad_xml,
+    bad_header, bad_order, bad_utf8 or nonfinite.
     """
 
     code = "protocol"
@@ -77,6 +79,27 @@ class DrainingError(ServerError):
 
     code = "shutting_down"
     advice = "Send the scan again in a minute."
+
+
+class FileError(ServerError):
+    """A file with a scan or with images cannot be read or written."""
+
+    code = "bad_file"
+    advice = "Check the name of the file and that it holds what the command expects (`echotrain inspect`)."
+
+
+class ClientError(ServerError):
+    """The server that a client spoke to was not there, refused, fell silent or ended too early."""
+
+    code = "no_images"
+    advice = "Check that the server runs (`echotrain doctor`) and read its log for this session."
+
+    def __init__(self, message: str, *, code: str | None = None, advice: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+        if advice is not None:
+            self.advice = advice
 
 
 class SettingsError(ServerError):
