@@ -1,7 +1,7 @@
 """Memory that readouts are copied into: slots that are taken, filled, and given back.
 
-Assembly knows only this interface. In the server the slots lie in shared memory (`server.execution.shared_memory`), so that
-the one copy that assembly makes is the one that a worker reads; in tests and offline tools they lie on the heap.
+Assembly knows only this interface. In the server the slots lie in shared memory (`server.execution.shared_memory`), so
+that the one copy that assembly makes is the one that a worker reads; in tests and offline tools they lie on the heap.
 """
 
 from __future__ import annotations

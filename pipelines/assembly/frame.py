@@ -71,14 +71,15 @@ class NoiseScan:
 class Group:
     """One job for a pipeline: the k-space of one or more frames, placed, with what is known about it.
 
-    K-space is on the encoded grid of the header with its centre at index n//2 of every axis, readout oversampling still in.
-    Repeated lines and averages are summed; divide by `counts` for the mean.
+    K-space is on the encoded grid of the header with its centre at index n//2 of every axis, readout oversampling still
+    in. Repeated lines and averages are summed; divide by `counts` for the mean.
 
     Attributes:
         key: counters of the first frame.
         kspace: `(frames, coils, z, y, x)` complex64; a view whose memory order is chosen for ingest.
         counts: `(frames, z, y)` float32: readouts summed into each line; 0 where nothing was measured.
-        calibration_lines: `(z, y)` bool: lines of the image grid that were flagged as calibration (20 or 21), embedded mode.
+        calibration_lines: `(z, y)` bool: lines of the image grid that were flagged as calibration (20 or 21), embedded
+            mode.
         readout_extent: first and one-past-last column of x that was measured (asymmetric echo makes it shorter than x).
         headers: `(frames,)` of `ACQUISITION_HEADER`: of each frame the readout nearest to the k-space centre.
         calibration: separate calibration lines on a grid of their own, or None.

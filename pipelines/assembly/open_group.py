@@ -1,0 +1,202 @@
+"""A group that is still being filled: its slot, what has been measured, and how far it is from complete.
+
+Memory order is frames, z, y, coils, x, so that one readout is one contiguous block and goes into place with one copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.assembly.buffer import Slot
+from pipelines.assembly.frame import GroupKey
+from pipelines.assembly.grid import Cells, Grid
+
+Place = slice | Cells
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a group is.
+
+    Attributes:
+        promised: lines that the header promises for this group.
+        missing: those that have not been measured.
+        is_averaged: whether every promised line has all its averages.
+    """
+
+    promised: int
+    missing: int
+    is_averaged: bool
+
+    @property
+    def fraction(self) -> float:
+        """Part of the promised lines that is there."""
+        return 1.0 - self.missing / self.promised
+
+
+class OpenGroup:
+    """K-space of one group while readouts arrive.
+
+    Attributes:
+        placed: readouts summed into the lines.
+        visits: how often the stream came (back) to this group; 1 means that it has not been interleaved.
+        flagged_average: average counter of the readout that carried a LAST flag, or None.
+        until_check: readouts until the group can be full, and is worth looking at.
+    """
+
+    def __init__(self, key: GroupKey, grid: Grid, slot: Slot, n_coils: int) -> None:
+        z, y, x = grid.shape
+        self.key = key
+        self.grid = grid
+        self.slot = slot
+        self._rows: NDArray[np.uint8] = slot.data.reshape(z * y, n_coils, x * 8)
+        self._floats: NDArray[np.float32] = slot.data.view(np.float32).reshape(z * y, n_coils, x * 2)
+        self._lines: NDArray[np.complex64] = slot.data.view(np.complex64).reshape(z * y, n_coils, x)
+        self._counts = np.zeros(z * y, np.float32)
+        self._is_calibration = np.zeros(z * y, np.bool_)
+        self._extent: tuple[int, int] | None = None
+        self._nearest: tuple[int, NDArray[np.void]] | None = None
+        self.placed = 0
+        self.visits = 0
+        self.flagged_average: int | None = None
+        self.until_check = grid.fewest_lines * grid.averages
+
+    # -- filling -----------------------------------------------------------------------------------------------------
+
+    def add(self, cells: Cells, samples: NDArray[np.uint8], column: int, headers: NDArray[np.void]) -> Cells | None:
+        """Sum readouts into their lines.
+
+        Args:
+            cells: `(n,)`, valid.
+            samples: `(n, coils, samples * 8)` bytes of complex64 that fit into the row from `column` on.
+            column: where the first sample belongs.
+            headers: `(n,)`.
+
+        Returns:
+            Which of the readouts are not finite and were left out; None when all were used.
+        """
+        self.until_check -= len(cells)
+        place, is_distinct = _place_of(cells)
+        if is_distinct and not self._counts[place].any():
+            finite = self._copy(place, samples, column)
+            if finite is None:
+                self._counts[place] = 1.0
+            else:
+                self._counts[cells[finite]] = 1.0
+        else:
+            finite = self._accumulate(cells, samples, column)
+        n_used = len(cells) if finite is None else int(np.count_nonzero(finite))
+        self.placed += n_used
+        if n_used:
+            used_cells, used_headers = (cells, headers) if finite is None else (cells[finite], headers[finite])
+            self._remember(used_cells, used_headers, column, column + samples.shape[2] // 8)
+        return None if finite is None else np.flatnonzero(~finite)
+
+    def mark_calibration(self, cells: Cells) -> None:
+        """Note that these lines are for calibration as well."""
+        self._is_calibration[cells] = True
+
+    def _copy(self, place: Place, samples: NDArray[np.uint8], column: int) -> NDArray[np.bool_] | None:
+        """Copy into lines not measured before; the mask of finite readouts, or None when all are."""
+        first, stop = column * 8, column * 8 + samples.shape[2]
+        self._rows[place, :, first:stop] = samples
+        # A sum keeps any NaN or infinity, and reads what the copy left in the cache; a sum that overflows is looked at
+        # again.
+        sums = np.einsum("ijk->i", self._floats[place, :, first // 4 : stop // 4])
+        if np.isfinite(sums).all():
+            return None
+        finite = np.isfinite(self._floats[place, :, first // 4 : stop // 4]).all(axis=(1, 2))
+        if finite.all():
+            return None
+        wrong = np.arange(len(self._rows))[place][~finite]
+        self._rows[wrong, :, first:stop] = 0
+        return np.asarray(finite)
+
+    def _accumulate(self, cells: Cells, samples: NDArray[np.uint8], column: int) -> NDArray[np.bool_] | None:
+        """Add to lines measured before, or several times in this run."""
+        values = np.ascontiguousarray(samples).view(np.complex64)
+        finite = np.isfinite(values.view(np.float32)).all(axis=(1, 2))
+        remaining = np.flatnonzero(finite)
+        while remaining.size:  # each turn takes the first readout of every line, so that one indexed addition is exact
+            _, first = np.unique(cells[remaining], return_index=True)
+            now = remaining[first]
+            self._lines[cells[now], :, column : column + values.shape[2]] += values[now]
+            self._counts[cells[now]] += 1.0
+            remaining = np.delete(remaining, first)
+        return None if finite.all() else np.asarray(finite)
+
+    def _remember(self, cells: Cells, headers: NDArray[np.void], first: int, stop: int) -> None:
+        low, high = self._extent or (first, stop)
+        self._extent = (min(low, first), max(high, stop))
+        # distance to the centre line; of two equally near the lower, so that the order of arrival does not matter
+        offsets = cells - self.grid.center
+        ranks = 2 * np.abs(offsets) + (offsets > 0)
+        nearest = int(ranks.argmin())
+        if self._nearest is None or ranks[nearest] < self._nearest[0]:
+            self._nearest = (int(ranks[nearest]), headers[nearest : nearest + 1].copy())
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def _lattice(self) -> Cells | None:
+        return self.grid.lattice(np.flatnonzero((self._counts > 0) & ~self._is_calibration))
+
+    def progress(self) -> Progress:
+        """How far the group is from what the header promises."""
+        grid, lattice = self.grid, self._lattice()
+        if lattice is None:
+            missing = max(grid.fewest_lines - int(np.count_nonzero(self._counts)), 0)
+            return Progress(grid.fewest_lines, missing, self.placed >= grid.fewest_lines * grid.averages)
+        counts = self._counts[lattice]
+        missing = int(np.count_nonzero(counts == 0))
+        return Progress(max(lattice.size, 1), missing, bool((counts >= grid.averages).all()))
+
+    def is_full(self) -> bool:
+        """Whether nothing more can be expected; sets `until_check` to the readouts still needed."""
+        lattice = self._lattice() if self.grid.is_lattice_all else None
+        needed = self.grid.averages - self._counts[self.grid.all_cells() if lattice is None else lattice]
+        self.until_check = int(needed[needed > 0].sum())
+        return self.until_check == 0
+
+    @property
+    def has_calibration(self) -> bool:
+        """Whether any line was flagged as calibration."""
+        return bool(self._is_calibration.any())
+
+    def kspace(self) -> NDArray[np.complex64]:
+        """`(1, coils, z, y, x)` on the memory of the slot."""
+        z, y, x = self.grid.shape
+        return self._lines.reshape(1, z, y, -1, x).transpose(0, 3, 1, 2, 4)
+
+    def counts(self) -> NDArray[np.float32]:
+        """`(1, z, y)`."""
+        return self._counts.reshape(1, *self.grid.shape[:2])
+
+    def calibration_lines(self) -> NDArray[np.bool_]:
+        """`(z, y)`."""
+        return (self._is_calibration & (self._counts > 0)).reshape(self.grid.shape[:2])
+
+    def extent(self) -> tuple[int, int]:
+        """Columns measured; only of a group with at least one readout."""
+        return self._extent or (0, 0)
+
+    def headers(self) -> NDArray[np.void]:
+        """`(1,)`, the readout nearest to the k-space centre; only of a group with at least one readout."""
+        if self._nearest is None:
+            raise RuntimeError("no readout was placed in this group")
+        return self._nearest[1]
+
+
+def _place_of(cells: Cells) -> tuple[Place, bool]:
+    """The cells as a slice when they are evenly spaced (rising or falling), and whether they are distinct."""
+    if len(cells) == 1:
+        cell = int(cells[0])
+        return slice(cell, cell + 1), True
+    first, step = int(cells[0]), int(cells[1]) - int(cells[0])
+    if step and (len(cells) == 2 or bool((np.diff(cells) == step).all())):
+        stop = first + len(cells) * step
+        return slice(first, stop if stop >= 0 else None, step), True
+    is_distinct = len(np.unique(cells)) == len(cells)
+    return cells, is_distinct
