@@ -1,0 +1,114 @@
+"""A pipeline from the registry, ready for jobs: a group of readouts goes in, MRD images come out.
+
+Joins preparation, reconstruction with its uncertainty, the grid of the recon space, and emission. The same group
+gives the same bytes on the same machine: nothing here depends on earlier jobs, and what is random in a reconstruction
+is seeded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.assembly.frame import Group
+from pipelines.emission import Emission, emit
+from pipelines.errors import ReconstructionError
+from pipelines.mrd import Image
+from pipelines.preprocess.preparation import prepare
+from pipelines.recon.reconstruction import Reconstructed
+from pipelines.registry import find
+from pipelines.regrid import to_recon_grid
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineOutput:
+    """What came of a group.
+
+    Attributes:
+        images: float32, magnitude then uncertainty of each frame.
+        stages_s: seconds by stage: `noise` (the whole preparation), `csm`, `recon`, `uncertainty`, `post`.
+        warnings: sentences for the scanner, without patient data.
+    """
+
+    images: tuple[Image, ...]
+    stages_s: dict[str, float] = field(default_factory=dict[str, float])
+    warnings: tuple[str, ...] = ()
+
+
+class Pipeline:
+    """One entry of the registry with its parameters, loaded on one device."""
+
+    def __init__(self, name: str, parameters: Mapping[str, object], device: str) -> None:
+        """Load a pipeline.
+
+        Raises:
+            UnknownPipelineError: the registry has no such name.
+            ParameterError: a parameter is unknown or out of range.
+        """
+        entry = find(name)
+        self._name = name
+        self._device = device
+        self._parameters = entry.parse(parameters)
+        self._digest = hashlib.sha256(
+            json.dumps([name, self._parameters.model_dump(mode="json")], sort_keys=True).encode()
+        ).hexdigest()
+        self._reconstruction = entry.load(self._parameters, device)
+
+    @torch.inference_mode()
+    def __call__(self, group: Group, provenance: Mapping[str, str]) -> PipelineOutput:
+        """Reconstruct a group.
+
+        Args:
+            group: frames as assembled; not changed, and no view of them is kept.
+            provenance: attributes to put on every image.
+
+        Raises:
+            ReconstructionError: the data cannot be reconstructed, or the result is not finite.
+            BudgetError: the header asks for too large an image.
+        """
+        started = time.perf_counter()
+        preparation = prepare(group, self._parameters, self._device)
+        prepared_at = time.perf_counter()
+        result = self._reconstruction(preparation.prepared)
+        reconstructed_at = time.perf_counter()
+        encoding = group.scan.encodings[group.key.encoding]
+        image, deviation = to_recon_grid(result.image, result.deviation, encoding)
+        scale = preparation.signal_scale[:, None, None, None]
+        emission = Emission(
+            kind=result.kind.value,
+            calibration=result.calibration,
+            noise_is_measured=preparation.prepared.noise_is_measured,
+            pipeline=self._name,
+            parameters_digest=self._digest,
+            details=result.details,
+            provenance=provenance,
+        )
+        images, warnings = emit(
+            group, self._finite(image.abs() * scale, "image"), self._finite(deviation * scale, "uncertainty"), emission
+        )
+        stages_s = {
+            "noise": prepared_at - started,
+            **_stages(result, reconstructed_at - prepared_at),
+            "post": time.perf_counter() - reconstructed_at,
+        }
+        return PipelineOutput(images, stages_s, tuple(dict.fromkeys([*preparation.warnings, *warnings])))
+
+    def _finite(self, values: Tensor, what: str) -> NDArray[np.float32]:
+        """Values on the CPU; a result that is not finite is never sent."""
+        array = np.asarray(values.to("cpu", torch.float32).numpy())
+        if not np.isfinite(array).all():
+            raise ReconstructionError(f"pipeline {self._name!r}: the {what} holds values that are not finite")
+        return array
+
+
+def _stages(result: Reconstructed, seconds: float) -> dict[str, float]:
+    """Stages that the reconstruction timed itself; all of it is `recon` where it did not."""
+    return result.stages_s or {"recon": seconds}

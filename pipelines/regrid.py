@@ -1,0 +1,83 @@
+"""From the grid of the reconstruction to the grid that the scan header asks for: field of view, then matrix.
+
+Oversampling along the phase-encoding axes is cut off in image space; other pixel sizes come from zero-filling (or
+cutting) k-space, which keeps pixel values and does not blur. Knows tensors and two matrix sizes, nothing of coils or
+noise scans.
+"""
+
+from __future__ import annotations
+
+from math import prod, sqrt
+
+import torch
+from jaxtyping import Complex64, Float32
+from torch import Tensor
+
+from pipelines.errors import BudgetError
+from pipelines.operators.fourier import to_image, to_kspace
+from pipelines.scan_header import Encoding
+
+MOST_PIXELS = 1 << 26
+"""Pixels of one image; the header could otherwise ask for any amount of memory."""
+
+
+def to_recon_grid(
+    image: Complex64[Tensor, "frames z y x"], deviation: Float32[Tensor, "frames z y x"], encoding: Encoding
+) -> tuple[Complex64[Tensor, "frames rz ry rx"], Float32[Tensor, "frames rz ry rx"]]:
+    """Image and deviation on the grid of the recon space.
+
+    An axis of one pixel stays as it is: two-dimensional scans give the slice thickness there in many ways. Noise:
+    interpolation with the full band keeps the variance of white noise, so the deviation is interpolated linearly;
+    cutting k-space from n to m points averages, so the deviation falls by sqrt(m / n).
+
+    Args:
+        image: on the encoded grid, with readout oversampling removed.
+        deviation: standard deviation of its magnitude.
+        encoding: encoded and recon space.
+
+    Raises:
+        BudgetError: the recon matrix is too large.
+    """
+    x, y, z = encoding.recon.matrix
+    target = (z if image.shape[1] > 1 else 1, y if image.shape[2] > 1 else 1, x if image.shape[3] > 1 else 1)
+    if prod(target) > MOST_PIXELS:
+        raise BudgetError(f"the recon matrix {x} x {y} x {z} has more than {MOST_PIXELS} pixels")
+    for axis, size in zip((1, 2), target[:2], strict=True):
+        kept = _length_in_view(image.shape[axis], 3 - axis, encoding)
+        image, deviation = _centre(image, axis, kept), _centre(deviation, axis, kept)
+        image, deviation = _resize(image, deviation, axis, size)
+    return _resize(image, deviation, 3, target[2])
+
+
+def _length_in_view(n: int, axis: int, encoding: Encoding) -> int:
+    """Pixels of the encoded grid that lie in the field of view of the images; `axis` counts x, y, z."""
+    encoded_mm, recon_mm = encoding.encoded.field_of_view_mm[axis], encoding.recon.field_of_view_mm[axis]
+    if n == 1 or not (encoded_mm > 0 and 0 < recon_mm < encoded_mm):
+        return n
+    return max(1, round(n * recon_mm / encoded_mm))
+
+
+def _centre(values: Tensor, axis: int, size: int) -> Tensor:
+    """The `size` entries around n//2, or all of them with zeros around, so that the centre is at size//2."""
+    n = values.shape[axis]
+    if size <= n:
+        return values.narrow(axis, n // 2 - size // 2, size)
+    shape = list(values.shape)
+    shape[axis] = size
+    padded = values.new_zeros(shape)
+    padded.narrow(axis, size // 2 - n // 2, n).copy_(values)
+    return padded
+
+
+def _resize(image: Tensor, deviation: Tensor, axis: int, size: int) -> tuple[Tensor, Tensor]:
+    """Interpolate along one axis to `size` pixels of the same field of view."""
+    n = image.shape[axis]
+    if n == size:
+        return image, deviation
+    resized = to_image(_centre(to_kspace(image, (axis,)), axis, size), (axis,)) * sqrt(size / n)
+    position = ((torch.arange(size, device=image.device) - size // 2) * (n / size) + n // 2).clamp(0, n - 1)
+    lower = position.long().clamp(max=max(0, n - 2))
+    part = (position - lower).reshape([-1 if a == axis else 1 for a in range(4)])
+    upper = (lower + 1).clamp(max=n - 1)
+    interpolated = deviation.index_select(axis, lower) * (1 - part) + deviation.index_select(axis, upper) * part
+    return resized, interpolated * sqrt(min(1.0, size / n))
