@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipelines.errors import PipelineError
-from server.errors import DrainingError, ExecutionError
+from server.errors import DrainingError
 from server.execution.encoding import encode_job
 from server.execution.executor import Health, Job, JobResult
+from server.execution.failure import decode_failure
 from server.execution.shared_memory import SharedSlots
 from server.execution.worker_settings import PIPELINE
 
@@ -130,5 +131,7 @@ class InlineExecutor:
         except PipelineError:
             raise
         except Exception as error:
-            raise ExecutionError(f"the reconstruction failed inside the server ({type(error).__name__})") from error
+            from server.execution.worker import failure_of  # noqa: PLC0415
+
+            raise decode_failure(failure_of(error).fields) from error
         return replace(result, stages_s={"queue": queue_s, **result.stages_s})

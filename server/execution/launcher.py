@@ -27,6 +27,7 @@ from server.execution.worker_settings import WorkerSettings
 _log = logging.getLogger(__name__)
 _BUFFER_BYTES = 1 << 20
 _MOST_EVENT_BYTES = 1 << 16
+_STOP_TIMEOUT_S = 5.0
 
 
 class WorkerDiedError(Exception):
@@ -81,10 +82,11 @@ class WorkerProcess:
         self._loop.remove_reader(self._connection.fileno())
 
     async def ended(self) -> None:
-        """Wait until the worker is gone and reads no shared memory: the kernel unmaps memory before it closes sockets."""
-        with contextlib.suppress(WorkerDiedError):
-            while True:
-                await self._receive(1)
+        """Wait until the worker is gone and reads no shared memory: the kernel unmaps before it closes."""
+        scratch = bytearray(_BUFFER_BYTES)
+        with contextlib.suppress(ConnectionResetError):
+            while await self._loop.sock_recv_into(self._connection, scratch):
+                pass
 
     def finish(self) -> None:
         """Ask the worker to end after its present job."""
@@ -124,6 +126,7 @@ class ForkServer:
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._listener: asyncio.Task[None] | None = None
+        self._is_ready = False
         self.n_devices = 0
 
     @property
@@ -165,6 +168,7 @@ class ForkServer:
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._listener = asyncio.create_task(self._listen(control, self._process, ready))
         self.n_devices = await ready
+        self._is_ready = True
         if self._settings.device.startswith("cuda") and self.n_devices == 0:
             raise ExecutionError("the settings ask for CUDA, but torch finds no device")
 
@@ -193,11 +197,16 @@ class ForkServer:
 
     async def stop(self) -> None:
         """End it with all its workers, and return when they are gone."""
-        if self._control is not None:
+        if self._listener is None or self._process is None:
+            return
+        if self._control is not None and self._is_ready:
             # Not closed here: the listener still waits on it, and sees the other end close when everything has ended.
             self._control.shutdown(socket.SHUT_WR)
-        if self._listener is not None:
-            await self._listener
+        else:
+            self._process.kill()  # it imports modules, and has no workers yet
+        await asyncio.wait([self._listener], timeout=_STOP_TIMEOUT_S)
+        self._process.kill()  # does nothing after its end, which is the rule; workers get SIGKILL with it
+        await self._listener
 
     def _kill(self, serial: int) -> None:
         if self._control is not None:

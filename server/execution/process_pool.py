@@ -232,6 +232,8 @@ class ProcessExecutor:
 
     async def _ready_fork_server(self) -> ForkServer:
         async with self._fork_server_lock:
+            if self._is_stopping:
+                raise WorkerDiedError
             server = self._fork_server
             if server is None or not server.is_alive:
                 server = self._fork_server = ForkServer(self._settings, self._memory_fd)

@@ -36,6 +36,8 @@ from server.execution.extents import Extents
 PAGE = mmap.ALLOCATIONGRANULARITY
 _ZERO_ASIDE_BYTES = 32 << 20
 """Longer slots are zeroed in a thread: above it the event loop would stand still for milliseconds."""
+_TOUCH_BYTES = 8 << 20
+"""Touched at a time: numpy gives up the interpreter lock only for longer arrays."""
 _MIB = 1 << 20
 
 
@@ -188,6 +190,7 @@ class SharedSlots:
         self.bytes_in_use = 0
         # The mapping itself goes with the last view; closing it here would fail while one exists.
         self._bytes = np.zeros(0, np.uint8)
+        del self._map
 
     def _place(self, size: int) -> int | None:
         if self.bytes_in_use + size > self.budget:
@@ -201,10 +204,10 @@ class SharedSlots:
 
     def _touch(self, n_bytes: int) -> None:
         # Reading makes the page exist, and unlike writing cannot disturb a slot that is in use by now.
-        for start in range(0, n_bytes, _MIB):
+        for start in range(0, n_bytes, _TOUCH_BYTES):
             if self._is_closed:
                 return
-            self._bytes[start : min(start + _MIB, n_bytes) : PAGE].max()
+            self._bytes[start : min(start + _TOUCH_BYTES, n_bytes) : PAGE].max()
 
     def _free(self, slot: SharedSlot) -> None:
         if self._is_closed:

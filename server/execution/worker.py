@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from pipelines.assembly.frame import Group
-from pipelines.errors import PipelineError
 from pipelines.mrd import Image
 from server.execution.encoding import JOB_HEAD, Reply, SlotViews, decode_job, encode_reply
 from server.execution.executor import Job, JobResult
@@ -151,12 +150,15 @@ def _answer(runner: Runner, views: SlotViews, text: memoryview, buffers: list[by
         job = decode_job(text, buffers, views)
         result = runner.run(job)
         return Reply("result", {"stages_s": result.stages_s, "warnings": result.warnings}, result.images)
-    except PipelineError as error:
-        return encode_failure(error)
     except Exception as error:  # noqa: BLE001  whatever it is, the front process hears of it
         if is_device_lost(error):
             return Reply("dying", {"reason": "cuda_error"})
-        return encode_failure(error, out_of_memory=is_out_of_memory(error))
+        return failure_of(error)
+
+
+def failure_of(error: Exception) -> Reply:
+    """What to say about an exception of a pipeline."""
+    return encode_failure(error, out_of_memory=is_out_of_memory(error))
 
 
 def is_device_lost(error: Exception) -> bool:
@@ -167,7 +169,10 @@ def is_device_lost(error: Exception) -> bool:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the CPU or the GPU had no memory left."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # The CPU allocator of torch has no exception of its own.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def _receive_job(connection: socket.socket) -> tuple[memoryview, list[bytearray]] | None:

@@ -1,0 +1,308 @@
+"""What only worker processes can do: die, hang, and be replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+import uvloop
+from fake_jobs import make_group, make_job
+
+from server.errors import DrainingError, ExecutionError, WorkerLostError
+from server.execution.executor import JobResult
+from server.execution.process_pool import ProcessExecutor
+
+FAKE = "fake_pipeline:FakePipeline"
+in_module_loop = pytest.mark.asyncio(loop_scope="module")
+
+
+@asynccontextmanager
+async def running_pool(workers: int = 1, **options: Any) -> AsyncIterator[ProcessExecutor]:
+    options.setdefault("device", "cpu")
+    pool = ProcessExecutor(workers, threads_per_worker=1, memory_budget_bytes=64 << 20, **{"pipeline": FAKE, **options})
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool() -> AsyncIterator[ProcessExecutor]:
+    async with running_pool(1, job_timeout_s=20.0) as made:
+        yield made
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  nothing here tells when it happens
+            await asyncio.sleep(0.005)
+
+
+async def until_idle(pool: ProcessExecutor, workers: int = 1) -> None:
+    await until(lambda: pool.health().workers == {"idle": workers})
+
+
+async def run(pool: ProcessExecutor, seed: int = 0, **parameters: Any) -> JobResult:
+    group = make_group(pool.slots, seed)
+    try:
+        return await pool.run(make_job(group, **parameters))
+    finally:
+        group.release()
+
+
+def pixels(result: JobResult) -> bytes:
+    return b"".join(image.pixels.tobytes() for image in result.images)
+
+
+@in_module_loop
+async def test_an_idle_worker_that_is_killed_is_replaced(pool: ProcessExecutor) -> None:
+    await until_idle(pool)
+    (pid,) = pool.worker_pids
+    restarts = pool.health().restarts.get("crash", 0)
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: pool.health().restarts.get("crash", 0) == restarts + 1)
+    result = await run(pool)
+    assert result.attempts == 1
+    assert result.images[0].meta["pid"] != [str(pid)]
+    assert pool.worker_pids != (pid,)
+
+
+@in_module_loop
+async def test_a_job_submitted_right_after_a_kill_succeeds(pool: ProcessExecutor) -> None:
+    await until_idle(pool)
+    os.kill(pool.worker_pids[0], signal.SIGKILL)
+    assert pixels(await run(pool, 1)) == pixels(await run(pool, 1))
+
+
+@in_module_loop
+async def test_a_kill_during_a_job_changes_nothing_in_its_images(pool: ProcessExecutor) -> None:
+    undisturbed = await run(pool, 2, sleep_s=0.0)
+    await until_idle(pool)
+    running = asyncio.create_task(run(pool, 2, sleep_s=0.3))
+    await asyncio.sleep(0.1)
+    os.kill(pool.worker_pids[0], signal.SIGKILL)
+    result = await running
+    assert result.attempts == 2
+    assert pixels(result) == pixels(undisturbed)
+    assert pool.slots.bytes_in_use == 0
+
+
+@in_module_loop
+async def test_what_a_dying_worker_wrote_does_not_reach_the_next(pool: ProcessExecutor, tmp_path: Path) -> None:
+    undisturbed = await run(pool, 3)
+    result = await run(pool, 3, deaths=str(tmp_path / "deaths"), die=1)
+    assert result.attempts == 2
+    assert pixels(result) == pixels(undisturbed)
+    assert result.images[0].meta["digest"] == undisturbed.images[0].meta["digest"]
+
+
+@in_module_loop
+async def test_a_job_that_kills_two_workers_is_given_up_and_the_pool_goes_on(
+    pool: ProcessExecutor, tmp_path: Path
+) -> None:
+    deaths = tmp_path / "deaths"
+    with pytest.raises(WorkerLostError):
+        await run(pool, 4, deaths=str(deaths), die=99)
+    assert deaths.read_bytes() == b"xx"
+    assert (await run(pool, 4)).attempts == 1
+    assert pool.slots.bytes_in_use == 0
+
+
+@in_module_loop
+async def test_a_job_whose_worker_died_keeps_its_place_in_the_queue(pool: ProcessExecutor, tmp_path: Path) -> None:
+    ended: list[str] = []
+
+    async def note(name: str, **parameters: Any) -> None:
+        await run(pool, **parameters)
+        ended.append(name)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(note("dies", deaths=str(tmp_path / "deaths"), die=1))
+        tasks.create_task(note("second"))
+        tasks.create_task(note("third"))
+    assert ended == ["dies", "second", "third"]
+
+
+@in_module_loop
+async def test_a_cancelled_job_whose_worker_dies_is_not_run_again(pool: ProcessExecutor, tmp_path: Path) -> None:
+    await until_idle(pool)
+    touched = tmp_path / "ran"
+    running = asyncio.create_task(run(pool, 5, sleep_s=0.3, touch=str(touched)))
+    await asyncio.sleep(0.1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert pool.slots.bytes_in_use > 0
+    os.kill(pool.worker_pids[0], signal.SIGKILL)
+    await until(lambda: pool.slots.bytes_in_use == 0)
+    await run(pool, 6)
+    assert not touched.exists()
+
+
+@in_module_loop
+async def test_a_worker_whose_pipeline_keeps_a_view_is_replaced(pool: ProcessExecutor) -> None:
+    first = await run(pool, 7, keep=True)
+    assert first.attempts == 1
+    second = await run(pool, 7)
+    assert second.attempts == 1
+    assert second.images[0].meta["pid"] != first.images[0].meta["pid"]
+    assert pool.health().restarts["recycle"] == 1
+
+
+@in_module_loop
+async def test_signals_of_a_terminal_or_service_manager_do_not_end_workers(pool: ProcessExecutor) -> None:
+    await until_idle(pool)
+    pids = pool.worker_pids
+    for child in psutil.Process().children(recursive=True):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(child.pid, number)
+    assert (await run(pool)).attempts == 1
+    assert pool.worker_pids == pids
+
+
+@in_module_loop
+async def test_the_death_of_the_fork_server_is_survived(pool: ProcessExecutor) -> None:
+    await until_idle(pool)
+    undisturbed = pixels(await run(pool, 8))
+    (fork_server,) = psutil.Process().children()
+    workers = fork_server.children()
+    running = asyncio.create_task(run(pool, 8, sleep_s=0.2))
+    await asyncio.sleep(0.05)
+    fork_server.kill()
+    assert pixels(await running) == undisturbed
+    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
+
+
+@in_module_loop
+async def test_two_hundred_jobs_leak_nothing(pool: ProcessExecutor) -> None:
+    async def burst() -> None:
+        await asyncio.gather(*(run(pool, seed) for seed in range(20)))
+
+    await burst()
+    await until_idle(pool)
+    front, worker = psutil.Process(), psutil.Process(pool.worker_pids[0])
+    before = front.num_fds(), worker.num_fds(), worker.num_threads(), len(worker.memory_maps(grouped=False))
+    for _ in range(10):
+        await burst()
+    await until_idle(pool)
+    after = front.num_fds(), worker.num_fds(), worker.num_threads(), len(worker.memory_maps(grouped=False))
+    assert after[:3] == before[:3]
+    assert after[3] <= before[3] + 8, "arenas of malloc may grow, mappings of jobs may not stay"
+    assert pool.slots.bytes_in_use == 0
+
+
+async def test_a_hung_worker_is_killed_and_the_job_given_up_after_the_second() -> None:
+    async with running_pool(job_timeout_s=0.3) as pool:
+        with pytest.raises(WorkerLostError):
+            await run(pool, 1, stop_itself=True)
+        assert (await run(pool, 1)).attempts == 1
+        assert pool.health().restarts == {"hang": 2}
+
+
+async def test_two_workers_share_the_work() -> None:
+    async with running_pool(2) as pool:
+        await until_idle(pool, 2)
+        results = await asyncio.gather(*(run(pool, seed, sleep_s=0.1) for seed in range(4)))
+        assert {result.images[0].meta["pid"][0] for result in results} == {str(pid) for pid in pool.worker_pids}
+
+
+async def test_zero_workers_means_one_for_every_thread_the_machine_has() -> None:
+    async with running_pool(0) as pool:
+        await run(pool)
+        n_workers = len(os.sched_getaffinity(0))
+        await until_idle(pool, n_workers)
+        assert len(set(pool.worker_pids)) == n_workers
+
+
+async def test_a_memory_limit_ends_the_job_and_not_the_worker() -> None:
+    async with running_pool(worker_memory_bytes=2 << 30) as pool:
+        with pytest.raises(ExecutionError, match="more memory than there is"):
+            await run(pool, allocate=4 << 30)
+        pids = pool.worker_pids
+        await run(pool)
+        assert pool.worker_pids == pids
+
+
+async def test_a_worker_that_cannot_start_fails_waiting_jobs_with_a_code() -> None:
+    async with running_pool(preload=["no_such_module"]) as pool:
+        with pytest.raises(ExecutionError, match="no worker can be started"):
+            await run(pool)
+        health = pool.health()
+        assert not health.is_usable
+        assert health.workers == {"failed": 1}
+        assert "could not be started" in health.problems[0]
+
+
+async def test_asking_for_cuda_without_a_gpu_is_said() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    async with running_pool(device="cuda") as pool:
+        with pytest.raises(ExecutionError, match="no worker can be started"):
+            await run(pool)
+        assert "torch finds no device" in pool.health().problems[0]
+
+
+def descendants() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+async def test_stopping_ends_every_process_and_fails_what_still_runs() -> None:
+    others = descendants()
+    async with running_pool(stop_grace_s=0.1) as pool:
+        await run(pool)
+        children = descendants() - others
+        assert children
+        running = asyncio.create_task(run(pool, sleep_s=30))
+        await asyncio.sleep(0.05)
+        await pool.stop()
+        with pytest.raises(DrainingError):
+            await running
+        assert not any(child.is_running() for child in children)
+        assert pool.health().restarts == {}
+
+
+async def test_stopping_while_torch_is_still_loading_ends_every_process() -> None:
+    others = descendants()
+    async with running_pool() as pool:
+        waiting = asyncio.create_task(run(pool))
+        await asyncio.sleep(0.05)
+        children = descendants() - others
+        assert children
+        await pool.stop()
+        with pytest.raises(DrainingError):
+            await waiting
+        assert not any(child.is_running() for child in children)
+
+
+async def test_a_pool_that_never_started_can_be_stopped() -> None:
+    pool = ProcessExecutor(1, "cpu", 1, 1 << 20)
+    await pool.stop()
+    with pytest.raises(RuntimeError):
+        await pool.start()
+
+
+def test_it_works_on_uvloop() -> None:
+    async def main() -> None:
+        async with running_pool() as pool:
+            undisturbed = await run(pool, 9)
+            running = asyncio.create_task(run(pool, 9, sleep_s=0.2))
+            await asyncio.sleep(0.1)
+            os.kill(pool.worker_pids[0], signal.SIGKILL)
+            result = await running
+            assert result.attempts == 2
+            assert pixels(result) == pixels(undisturbed)
+            large = make_group(pool.slots, 1, (1, 8, 1, 256, 256), rich=True)
+            assert (await pool.run(make_job(large))).images[0].pixels.shape == (1, 1, 256, 256)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
