@@ -19,8 +19,10 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, TomlConfigSettingsSource
 
 from pipelines import registry
+from pipelines.assembly.limits import AssemblyLimits
 from pipelines.errors import PipelineError
 from server.errors import SettingsError
+from server.wire.messages import WireLimits
 
 PREFIX = "ECHOTRAIN_"
 FILE_VARIABLE = "ECHOTRAIN_CONFIG"
@@ -79,12 +81,41 @@ class Limits(_Section):
     receive_buffer_bytes: int = _setting(
         MIB, "Bytes that one reading from a socket may return.", unit="bytes", ge=4096, le=64 * MIB
     )
+    message_bytes: int = _setting(
+        64 * MIB, "Largest message; a receive buffer never grows beyond it.", unit="bytes", ge=4096, le=2 * GIB
+    )
     xml_bytes: int = _setting(MIB, "Length of a scan header or configuration.", unit="bytes", ge=1024, le=64 * MIB)
     text_bytes: int = _setting(MIB, "Length of a text.", unit="bytes", ge=1024, le=64 * MIB)
-    acquisition_bytes: int = _setting(64 * MIB, "Samples and trajectory of one readout.", unit="bytes", ge=1024, le=GIB)
-    channels: int = _setting(256, "Coils of one readout.", ge=1, le=65535)
-    frame_bytes: int = _setting(GIB, "K-space of one group, as the header announces it.", unit="bytes", ge=1024)
     texts: int = _setting(1000, "Texts and queries of one session.", ge=1)
+    channels: int = _setting(256, "Coils of one readout.", ge=1, le=65535)
+    samples: int = _setting(16384, "Samples of one readout and coil.", ge=1, le=65535)
+    group_bytes: int = _setting(
+        GIB, "K-space of one group, as its header announces it.", unit="bytes", ge=1024, le=64 * GIB
+    )
+    session_open_bytes: int = _setting(
+        2 * GIB, "Unfinished groups, calibration lines and noise of one session.", unit="bytes", ge=1024
+    )
+
+    def for_wire(self) -> WireLimits:
+        """What the wire checks."""
+        return WireLimits(
+            buffer_bytes=self.receive_buffer_bytes,
+            message_bytes=self.message_bytes,
+            config_bytes=self.xml_bytes,
+            header_bytes=self.xml_bytes,
+            text_bytes=self.text_bytes,
+            samples=self.samples,
+            channels=self.channels,
+        )
+
+    def for_assembly(self) -> AssemblyLimits:
+        """What assembly checks."""
+        return AssemblyLimits(
+            max_group_bytes=self.group_bytes,
+            max_open_bytes=self.session_open_bytes,
+            max_channels=self.channels,
+            max_samples=self.samples,
+        )
 
 
 class Timeouts(_Section):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
 import structlog
@@ -82,17 +83,22 @@ def logger() -> structlog.typing.FilteringBoundLogger:
     return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger())
 
 
+def places(error: BaseException | None) -> str:
+    """Where an exception was raised, without its message: messages of foreign exceptions may quote data."""
+    found: list[str] = []
+    frame = error.__traceback__ if error is not None else None
+    while frame is not None:
+        code = frame.tb_frame.f_code
+        found.append(f"{Path(code.co_filename).name}:{frame.tb_lineno} {code.co_qualname}")
+        frame = frame.tb_next
+    return " > ".join(found)
+
+
 class _FromLibraries(logging.Handler):
     """Hands records of the standard library's logging on, without their arguments' structure."""
 
     def emit(self, record: logging.LogRecord) -> None:
         trace = ""
         if record.exc_info and record.exc_info[0] is not None:
-            # The place but not the message of the exception: messages of foreign exceptions may quote data.
-            frames: list[str] = []
-            tb = record.exc_info[2]
-            while tb is not None:
-                frames.append(f"{tb.tb_frame.f_code.co_qualname}:{tb.tb_lineno}")
-                tb = tb.tb_next
-            trace = f"{record.exc_info[0].__name__} at {' > '.join(frames)}"
+            trace = f"{record.exc_info[0].__name__} at {places(record.exc_info[1])}"
         logger().log(record.levelno, "library", logger=record.name, message=record.getMessage(), trace=trace)

@@ -1,0 +1,124 @@
+"""The jobs of one session: started as groups complete, handed back in that order, their memory released on every road.
+
+Knows the executor and the clock; no socket and no protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.errors import ExecutionError
+from server.execution.executor import Executor, Job, JobResult
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A job whose result has not been handed on.
+
+    Attributes:
+        n_bytes: what it holds now: the k-space until it is done, then its images.
+        submitted_at: when its group was complete (clock of the loop).
+    """
+
+    task: asyncio.Task[JobResult]
+    n_bytes: int
+    submitted_at: float
+
+
+class OrderedJobs:
+    """Jobs in the order of their submission.
+
+    Attributes:
+        waiting_bytes: k-space of jobs that are not done, and images that have not been sent.
+    """
+
+    def __init__(self, executor: Executor, timeout_s: float, on_change: Callable[[int], None]) -> None:
+        """Jobs of one session; `on_change` hears by how many bytes `waiting_bytes` has changed."""
+        self.waiting_bytes = 0
+        self._executor = executor
+        self._timeout_s = timeout_s
+        self._on_change = on_change
+        self._pending: deque[Pending] = deque()
+        self._news = asyncio.Event()
+        self._is_finished = False
+        self._is_first_handed_on = False
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def submit(self, job: Job) -> None:
+        """Start a job; the group's slots are released when it has ended, however it ends."""
+        loop = asyncio.get_running_loop()
+        n_bytes = sum(slot.data.nbytes for slot in job.group.slots) or job.group.kspace.nbytes
+        group = job.group
+        pending = Pending(loop.create_task(self._run(job)), n_bytes, loop.time())
+        # Not a `finally` in the coroutine: a task that is cancelled before its first step never gets to it.
+        pending.task.add_done_callback(lambda _: group.release())
+        pending.task.add_done_callback(lambda task: self._resize(pending, task))
+        self._pending.append(pending)
+        self._change(n_bytes)
+        self._news.set()
+
+    def finish(self) -> None:
+        """No more jobs will come."""
+        self._is_finished = True
+        self._news.set()
+
+    async def next(self) -> tuple[JobResult, float] | None:
+        """The next result in order, and when its group was complete; None when all are done, or after `stop`.
+
+        The images count as waiting until the following call.
+
+        Raises:
+            PipelineError: what the pipeline raised.
+            ServerError: what the executor raised, or the job was not done in time.
+        """
+        self._drop_sent()
+        while not self._pending:
+            if self._is_finished:
+                return None
+            self._news.clear()
+            await self._news.wait()
+        pending = self._pending[0]
+        await asyncio.wait((pending.task,))
+        if pending.task.cancelled():
+            return None
+        self._is_first_handed_on = True
+        return pending.task.result(), pending.submitted_at
+
+    async def stop(self) -> None:
+        """Cancel what is not done, and wait until nothing of it is left."""
+        self.finish()
+        tasks = [pending.task for pending in self._pending]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._is_first_handed_on = False
+        while self._pending:
+            self._change(-self._pending.popleft().n_bytes)
+
+    async def _run(self, job: Job) -> JobResult:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._executor.run(job)
+        except TimeoutError as error:
+            raise ExecutionError(f"a reconstruction did not end within {self._timeout_s:g} s") from error
+
+    def _resize(self, pending: Pending, task: asyncio.Task[JobResult]) -> None:
+        done = not task.cancelled() and task.exception() is None
+        images = sum(image.pixels.nbytes for image in task.result().images) if done else 0
+        if pending in self._pending:
+            self._change(images - pending.n_bytes)
+            pending.n_bytes = images
+
+    def _drop_sent(self) -> None:
+        if self._is_first_handed_on:
+            self._is_first_handed_on = False
+            self._change(-self._pending.popleft().n_bytes)
+
+    def _change(self, n_bytes: int) -> None:
+        self.waiting_bytes += n_bytes
+        self._on_change(n_bytes)

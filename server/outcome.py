@@ -1,0 +1,63 @@
+"""How sessions end: what the peer is told, what is counted, what is logged. Words only; no sockets."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pipelines.errors import PipelineError
+from server.errors import DrainingError, ProtocolError, ServerError, SessionTimeoutError, WorkerLostError
+from server.logs import places, printable
+
+TEXT_LENGTH: Final = 600
+"""Characters of one sentence to the peer."""
+
+
+class ClientLeftError(ServerError):
+    """The peer closed the connection before the session was over; nobody is left to tell."""
+
+    code = "client_left"
+    advice = "Check the client and the network."
+
+
+def error_text(error: Exception) -> str:
+    """What the peer is told: `ERROR <code>: <plain sentence>. <advice>`, one line."""
+    code, message = explain(error)
+    advice = error.advice if isinstance(error, ServerError | PipelineError) else ServerError.advice
+    return f"ERROR {code}: {printable(message, TEXT_LENGTH).rstrip('.')}. {printable(advice, TEXT_LENGTH)}"
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """Code and message of an error, as far as they may leave the server."""
+    if isinstance(error, ServerError | PipelineError):
+        return error.code, str(error)
+    # A bug of ours: its message may quote data, so nobody outside sees it.
+    return ServerError.code, "an internal error of the server"
+
+
+def outcome_of(error: Exception | None) -> str:
+    """The label of a session that ended with this error, or without one."""
+    match error:
+        case None:
+            return "ok"
+        case ClientLeftError():
+            return "client_abort"
+        case ProtocolError():
+            return "protocol_error"
+        case SessionTimeoutError():
+            return "timeout"
+        case DrainingError():
+            return "drained"
+        case WorkerLostError():
+            return "worker_lost"
+        case PipelineError():
+            return "pipeline_error"
+        case _:
+            return "server_error"
+
+
+def trace_of(error: Exception) -> str:
+    """Where an unexpected exception came from; for deliberate errors their cause, without any message of theirs."""
+    unexpected = error if not isinstance(error, ServerError | PipelineError) else error.__cause__
+    if unexpected is None or unexpected.__traceback__ is None:
+        return ""
+    return f"{type(unexpected).__name__} at {places(unexpected)}"
