@@ -6,6 +6,7 @@ Knows the executor and the clock; no socket and no protocol.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class Pending:
 
     Attributes:
         n_bytes: what it holds now: the k-space until it is done, then its images.
-        submitted_at: when its group was complete (clock of the loop).
+        submitted_at: when its group was complete (`time.monotonic`).
     """
 
     task: asyncio.Task[JobResult]
@@ -54,7 +55,7 @@ class OrderedJobs:
         loop = asyncio.get_running_loop()
         n_bytes = sum(slot.data.nbytes for slot in job.group.slots) or job.group.kspace.nbytes
         group = job.group
-        pending = Pending(loop.create_task(self._run(job)), n_bytes, loop.time())
+        pending = Pending(loop.create_task(self._run(job)), n_bytes, time.monotonic())
         # Not a `finally` in the coroutine: a task that is cancelled before its first step never gets to it.
         pending.task.add_done_callback(lambda _: group.release())
         pending.task.add_done_callback(lambda task: self._resize(pending, task))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from typing import Final, cast
 
 from server.backpressure import Waiting
@@ -64,7 +65,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for sock in sockets if sockets is not None else listen(self.settings.listen):
             self._listeners.append(await loop.create_server(self._accept, sock=sock))
-        self._measure_lag(loop.time())
+        self._measure_lag(time.monotonic())
         self.metrics.watch(self.executor.health)
         self.metrics.before_scrape(self._report)
         await self.executor.start()
@@ -74,8 +75,10 @@ class Server:
         reasons: list[str] = []
         if self.is_draining:
             reasons.append("shutting down")
-        if not self.executor.health().is_usable:
+        health = self.executor.health()
+        if not health.is_usable:
             reasons.append("no worker is warm")
+        reasons.extend(health.problems)
         if len(self.sessions) >= self.settings.limits.sessions:
             reasons.append(f"all {self.settings.limits.sessions} sessions are taken")
         if self._waiting.total_bytes > 0.9 * self._waiting.limit_bytes:
@@ -143,9 +146,9 @@ class Server:
 
     def _measure_lag(self, due: float) -> None:
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        self.metrics.loop_lag_seconds.observe(max(0.0, now - due))
-        self._lag = loop.call_at(now + _LAG_INTERVAL_S, self._measure_lag, now + _LAG_INTERVAL_S)
+        # Not the loop's own clock: uvloop's has milliseconds and stands still while a callback runs.
+        self.metrics.loop_lag_seconds.observe(max(0.0, time.monotonic() - due))
+        self._lag = loop.call_later(_LAG_INTERVAL_S, self._measure_lag, time.monotonic() + _LAG_INTERVAL_S)
 
 
 class _Refusal(asyncio.Protocol):

@@ -237,7 +237,6 @@ class Session:
         for group in groups:
             self.counts.groups += 1
             provenance = {
-                "ReconSoftware": "echotrain",
                 "ReconSoftwareVersion": product_version(),
                 "ReconSession": self.id,
             }
@@ -310,7 +309,7 @@ class Session:
 
     async def _deliver(self) -> None:
         """Send the images of every job, in order; ends when the input has ended and all is sent."""
-        clock = asyncio.get_running_loop().time
+        clock = time.monotonic
         while (done := await self._jobs.next()) is not None:
             result, completed_at = done
             self._observe(result)
@@ -402,7 +401,7 @@ class Session:
 
 
 def _kind(image: Image) -> str:
-    return "uncertainty" if "Uncertainty" in image.meta.get("DataRole", []) else "magnitude"
+    return "uncertainty" if "ReconUncertaintyKind" in image.meta else "magnitude"
 
 
 def _rounded(seconds: float | None) -> float | None:
