@@ -18,12 +18,14 @@ from dataclasses import astuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.assembly.buffer import Slot, SlotSource
-from pipelines.assembly.calibration import CalibrationStore, NoiseStore, best_match
+from pipelines.assembly.buffer import SlotSource
+from pipelines.assembly.calibration import CalibrationStore
 from pipelines.assembly.completion import CompletionRules, Key
-from pipelines.assembly.frame import Calibration, Completion, Group, Grouping, GroupKey
+from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey
 from pipelines.assembly.grid import Cells, Grid
-from pipelines.assembly.limits import AssemblyLimits, Fate, Notices
+from pipelines.assembly.ledger import Fate, Ledger
+from pipelines.assembly.limits import AssemblyLimits
+from pipelines.assembly.noise import NoiseStore
 from pipelines.assembly.open_group import OpenGroup
 from pipelines.assembly.routing import Route, Run, runs, where
 from pipelines.errors import AssemblyError, BudgetError
@@ -62,16 +64,14 @@ class Assembler:
         self._scan = scan
         self._slots = slots
         self._limits = limits or AssemblyLimits()
-        self._notices = Notices()
-        self._rules = CompletionRules(self._limits.min_complete_fraction, self._notices)
-        self._counts = dict.fromkeys(Fate, 0)
+        self._ledger = Ledger()
+        self._rules = CompletionRules(self._limits.min_complete_fraction, self._ledger)
         self._grids: dict[int, Grid] = {}
         self._open: dict[Key, OpenGroup] = {}
         self._closed: dict[Key, bool] = {}
         self._ready: list[Group] = []
-        self._noise = NoiseStore(self._limits.max_noise_bytes)
-        self._calibration: dict[tuple[int, ...], CalibrationStore] = {}
-        self._without_calibration: set[int] = set()
+        self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
+        self._calibration = CalibrationStore(self._limits, self._ledger)
         self._open_bytes = 0
         self._n_coils: int | None = None
         if all(encoding.trajectory is not TrajectoryType.CARTESIAN for encoding in scan.encodings):
@@ -93,12 +93,12 @@ class Assembler:
             `abandon`. BudgetError: the scan needs more memory than the limits allow. Call `abandon`.
         """
         if len(batch) and (batch.n_coils == 0 or batch.n_samples == 0):
-            self._count(Fate.EMPTY, len(batch), "readouts without samples or channels are left out")
+            self._ledger.count(Fate.EMPTY, len(batch), "readouts without samples or channels are left out")
         elif len(batch):
             self._check_shape(batch)
             for run in runs(batch):
                 if run.route is Route.KEPT_OUT:
-                    self._counts[Fate.KEPT_OUT] += len(run)
+                    self._ledger.count(Fate.KEPT_OUT, len(run))
                 else:
                     self._follow(run)
             self._check_strays()
@@ -122,15 +122,15 @@ class Assembler:
                 continue
             n_unfinished += 1
             if n_unfinished <= MAX_REPORTED:
-                self._notices.add(f"unfinished {n_unfinished}", self._describe_unfinished(group))
+                self._ledger.warn(f"unfinished {n_unfinished}", self._describe_unfinished(group))
             self._drop(group)
         if n_unfinished > MAX_REPORTED:
-            self._notices.add("unfinished", f"{n_unfinished} groups in all were too incomplete to reconstruct")
-        if self._counts[Fate.OUT_OF_RANGE] and not self._counts[Fate.IMAGING]:
+            self._ledger.warn("unfinished", f"{n_unfinished} groups in all were too incomplete to reconstruct")
+        if self._ledger.counts[Fate.OUT_OF_RANGE] and not self._ledger.counts[Fate.IMAGING]:
             raise AssemblyError(
-                f"none of {self._counts[Fate.OUT_OF_RANGE]} readouts lies inside the header's encoding limits"
+                f"none of {self._ledger.counts[Fate.OUT_OF_RANGE]} readouts lies inside the header's encoding limits"
             )
-        self._calibration.clear()
+        self._calibration = CalibrationStore(self._limits, self._ledger)
         return self._take_ready()
 
     def abandon(self) -> None:
@@ -140,40 +140,40 @@ class Assembler:
         for ready in self._take_ready():
             ready.release()
         self._open.clear()
-        self._calibration.clear()
-        self._noise = NoiseStore(self._limits.max_noise_bytes)
+        self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
+        self._calibration = CalibrationStore(self._limits, self._ledger)
         self._open_bytes = 0
 
     def take_warnings(self) -> list[str]:
         """Sentences for the scanner since the last call, each kind once a scan."""
-        return self._notices.take()
+        return self._ledger.take_warnings()
 
     @property
     def counts(self) -> Mapping[str, int]:
         """Readouts by what became of them (`Fate`); their sum is the number of readouts that came."""
-        return {fate.value: number for fate, number in self._counts.items()}
+        return {fate.value: number for fate, number in self._ledger.counts.items()}
 
     @property
     def bytes_held(self) -> int:
         """Memory of open groups, calibration lines and noise."""
-        return self._open_bytes + self._noise.n_bytes + sum(store.n_bytes for store in self._calibration.values())
+        return self._open_bytes + self._noise.n_bytes + self._calibration.n_bytes
 
     # -- one run of readouts -----------------------------------------------------------------------------------------
 
     def _follow(self, run: Run) -> None:
-        n_coils = run.samples.shape[1]
+        n_coils = run.n_coils
         if n_coils != (self._n_coils or n_coils):
             raise AssemblyError(f"{run.where}: expected {self._n_coils} channels as before, found {n_coils}")
         self._n_coils = n_coils
         if run.first > run.stop:
-            n_samples = run.samples.shape[2] // 8
+            n_samples = run.n_samples
             raise AssemblyError(f"{run.where}: discards {run.first + n_samples - run.stop} of only {n_samples} samples")
         if run.first == run.stop:
-            self._count(Fate.EMPTY, len(run), "readouts whose samples are all to be discarded are left out")
+            self._ledger.count(Fate.EMPTY, len(run), "readouts whose samples are all to be discarded are left out")
         elif run.route is Route.NOISE:
-            self._keep_noise(run)
+            self._noise.add(run)
         elif run.route is Route.CALIBRATION and not self._grid(run.key[0]).is_embedded:
-            self._keep_calibration(run)
+            self._calibration.add(run, self._grid(run.key[0]), self._limits.max_open_bytes - self.bytes_held)
         else:
             self._place(run)
 
@@ -182,7 +182,7 @@ class Assembler:
         if group is None:
             stray = grid.stray_counter(run.key[1:])
             if stray is not None:
-                self._count(Fate.OUT_OF_RANGE, len(run), f"readouts are left out: {stray}")
+                self._ledger.count(Fate.OUT_OF_RANGE, len(run), f"readouts are left out: {stray}")
                 return
             if run.key in self._closed:
                 self._count_late(run.key, len(run))
@@ -190,7 +190,7 @@ class Assembler:
         cells, inside = grid.place(run.lines)
         if inside is not None:
             first = run.lines[~inside][0].tolist()
-            self._count(
+            self._ledger.count(
                 Fate.OUT_OF_RANGE,
                 len(run) - int(np.count_nonzero(inside)),
                 f"readouts are left out: expected {grid.describe_range()}, found {first[0]} and {first[1]}",
@@ -207,7 +207,7 @@ class Assembler:
         """Put samples into the group, and hand it on at the readout that makes it full."""
         column = self._column(run, group.grid)
         samples, headers, is_calibration = (
-            run.samples[:, :, run.first * 8 : run.stop * 8],
+            run.kept_samples,
             run.headers,
             run.is_calibration,
         )
@@ -222,9 +222,11 @@ class Assembler:
                 group.mark_calibration(cells[part][is_calibration[part]])
             wrong = group.add(cells[part], samples[part], column, headers[part])
             n_wrong = 0 if wrong is None else len(wrong)
-            self._counts[Fate.IMAGING] += part.stop - part.start - n_wrong
+            self._ledger.count(Fate.IMAGING, part.stop - part.start - n_wrong)
             if n_wrong:
-                self._count(Fate.NOT_FINITE, n_wrong, f"{run.where}: NaN or infinite samples; such lines are left out")
+                self._ledger.count(
+                    Fate.NOT_FINITE, n_wrong, f"{run.where}: NaN or infinite samples; such lines are left out"
+                )
             if group.until_check <= 0 and group.is_full():
                 is_flagged = run.is_last and start == len(cells)
                 self._hand_on(group, Completion.FLAG if is_flagged else Completion.FULL)
@@ -234,71 +236,20 @@ class Assembler:
 
     def _column(self, run: Run, grid: Grid) -> int:
         """Where the first kept sample belongs: the centre sample goes to index n//2 of x."""
-        n_samples, n_x = run.samples.shape[2] // 8, grid.shape[2]
+        n_samples, n_x = run.n_samples, grid.shape[2]
         start = n_x // 2 - run.center
         if 0 <= run.center < n_samples and start + run.first >= 0 and start + run.stop <= n_x:
             return start + run.first
         if n_samples == n_x and 0 <= run.center < n_samples:
             # a row as long as the matrix can lie in one way only; writers leave center_sample at 0 (ismrmrd-python's
             # default)
-            self._notices.add(
+            self._ledger.warn(
                 "center", f"{run.where}: centre sample {run.center} does not fit a full row; rows are placed whole"
             )
             return run.first
         raise AssemblyError(
             f"{run.where}: {n_samples} samples with centre {run.center} do not fit into the encoded matrix of {n_x}"
         )
-
-    def _keep_noise(self, run: Run) -> None:
-        samples = np.ascontiguousarray(run.samples[:, :, run.first * 8 : run.stop * 8]).view(np.complex64)
-        finite = np.asarray(np.isfinite(samples.view(np.float32)).all(axis=(1, 2)))
-        n_finite = int(np.count_nonzero(finite))
-        if n_finite < len(run):
-            self._count(
-                Fate.NOT_FINITE, len(run) - n_finite, f"{run.where}: NaN or infinite noise samples are left out"
-            )
-        n_kept = self._noise.add(samples[finite], run.headers["sample_time_us"][finite])
-        self._counts[Fate.NOISE] += n_kept
-        if n_kept < n_finite:
-            self._count(
-                Fate.NOISE_UNUSED,
-                n_finite - n_kept,
-                f"noise readouts beyond {self._limits.max_noise_bytes} bytes, or unlike the first one, are not used",
-            )
-
-    def _keep_calibration(self, run: Run) -> None:
-        grid = self._grid(run.key[0])
-        encoding, slice_, contrast, _, _, set_ = run.key
-        if not run.first <= run.center < run.stop:
-            raise AssemblyError(f"{run.where}: centre sample {run.center} is not among {run.first} to {run.stop - 1}")
-        z, y, _ = grid.shape
-        store = self._calibration.get((encoding, slice_, contrast, set_))
-        if store is None:
-            left, right = run.center - run.first, run.stop - run.center
-            store = CalibrationStore(run.samples.shape[1], left, right, (y, z))
-        needed = store.bytes_after(len(run))
-        if (
-            needed > self._limits.max_group_bytes
-            or self.bytes_held - store.n_bytes + needed > self._limits.max_open_bytes
-        ):
-            raise BudgetError(
-                f"{run.where}: calibration lines need more than the limit of {self._limits.max_group_bytes} bytes"
-            )
-        self._calibration[encoding, slice_, contrast, set_] = store
-        if slice_ in self._without_calibration:
-            self._notices.add(
-                "late calibration", f"{run.where}: calibration lines come after images they were meant for"
-            )
-        samples = np.ascontiguousarray(run.samples[:, :, run.first * 8 : run.stop * 8]).view(np.complex64)
-        finite = np.asarray(np.isfinite(samples.view(np.float32)).all(axis=(1, 2)))
-        for values, is_finite, (line_y, line_z) in zip(samples, finite, run.lines.tolist(), strict=True):
-            if not is_finite:
-                self._count(Fate.NOT_FINITE, 1, f"{run.where}: NaN or infinite samples; such lines are left out")
-            elif not store.fits(line_y, line_z):
-                self._count(Fate.OUT_OF_RANGE, 1, f"{run.where}: calibration lines span more than {y} x {z} lines")
-            else:
-                store.add(line_y, line_z, values, run.center - run.first)
-                self._counts[Fate.CALIBRATION] += 1
 
     # -- opening and handing on --------------------------------------------------------------------------------------
 
@@ -311,13 +262,14 @@ class Assembler:
             self._hand_on(done, Completion.FLAG)
 
     def _open_group(self, run: Run, grid: Grid) -> OpenGroup:
-        n_coils = run.samples.shape[1]
+        n_coils = run.n_coils
         n_bytes = self._check_group_bytes(grid, n_coils)
         if len(self._open) >= self._limits.max_open_groups:
             raise BudgetError(f"{run.where}: more than {self._limits.max_open_groups} unfinished groups")
         if self.bytes_held + n_bytes > self._limits.max_open_bytes:
             raise BudgetError(
-                f"{run.where}: {len(self._open)} unfinished groups and this one need more than {self._limits.max_open_bytes} bytes"
+                f"{run.where}: {len(self._open)} unfinished groups and this one need more than "
+                f"{self._limits.max_open_bytes} bytes"
             )
         self._column(run, grid)  # nothing is taken for a readout that cannot be placed
         group = OpenGroup(GroupKey(*run.key), grid, self._slots.take(n_bytes), n_coils)
@@ -328,11 +280,11 @@ class Assembler:
 
     def _hand_on(self, group: OpenGroup, completion: Completion) -> None:
         if group.placed == 0:
-            self._notices.add("nothing", "a group without one usable line is left out")
+            self._ledger.warn("nothing", "a group without one usable line is left out")
             self._drop(group)
             return
         progress = group.progress()
-        calibration, slots = self._calibration_of(group)
+        calibration, *slots = self._calibration.best_for(group.key, self._slots) or (None,)
         self._ready.append(
             Group(
                 key=group.key,
@@ -352,17 +304,6 @@ class Assembler:
         )
         is_flag_too_early = completion is Completion.FLAG and progress.missing > 0
         self._forget(group, is_flag_too_early=is_flag_too_early)
-
-    def _calibration_of(self, group: OpenGroup) -> tuple[Calibration | None, tuple[Slot, ...]]:
-        key = group.key
-        best = best_match((key.encoding, key.slice, key.contrast, key.set), self._calibration)
-        store = None if best is None else self._calibration[best]
-        if store is None or store.is_empty:
-            if not group.grid.is_embedded:
-                self._without_calibration.add(key.slice)
-            return None, ()
-        slot = self._slots.take(store.n_grid_bytes)
-        return store.grid(slot.data), (slot,)
 
     def _drop(self, group: OpenGroup) -> None:
         group.slot.release()
@@ -399,7 +340,7 @@ class Assembler:
         if batch.n_samples > self._limits.max_samples:
             raise BudgetError(f"readout of {batch.n_samples} samples, the limit is {self._limits.max_samples}")
         if batch.trajectory is not None:
-            self._notices.add("trajectory", "readouts of a cartesian scan carry a trajectory; it is ignored")
+            self._ledger.warn("trajectory", "readouts of a cartesian scan carry a trajectory; it is ignored")
 
     def _check_group_bytes(self, grid: Grid, n_coils: int) -> int:
         z, y, x = grid.shape
@@ -412,23 +353,24 @@ class Assembler:
         return n_bytes
 
     def _check_strays(self) -> None:
-        strays = self._counts[Fate.OUT_OF_RANGE]
+        strays = self._ledger.counts[Fate.OUT_OF_RANGE]
         if strays > FEWEST_STRAYS:
-            imaging = sum(self._counts[fate] for fate in (Fate.IMAGING, Fate.CALIBRATION, Fate.NOT_FINITE, Fate.LATE))
+            imaging = sum(
+                self._ledger.counts[fate] for fate in (Fate.IMAGING, Fate.CALIBRATION, Fate.NOT_FINITE, Fate.LATE)
+            )
             if strays > self._limits.max_out_of_range_fraction * (strays + imaging):
                 raise AssemblyError(
                     f"{strays} of {strays + imaging} readouts lie outside the header's encoding limits or matrix"
                 )
 
-    def _count(self, fate: Fate, number: int, notice: str) -> None:
-        self._counts[fate] += number
-        self._notices.add(fate.value, notice)
-
     def _count_late(self, key: Key, number: int) -> None:
-        self._count(Fate.LATE, number, f"{where(key)}: readouts came after this group was handed on; they are not used")
+        self._ledger.count(
+            Fate.LATE, number, f"{where(key)}: readouts came after this group was handed on; they are not used"
+        )
         if self._closed[key]:
             self._rules.distrust_flags()
 
     def _describe_unfinished(self, group: OpenGroup) -> str:
         progress = group.progress()
-        return f"{where(astuple(group.key))}: only {progress.promised - progress.missing} of {progress.promised} lines came; not reconstructed"
+        came = progress.promised - progress.missing
+        return f"{where(astuple(group.key))}: only {came} of {progress.promised} lines came; not reconstructed"

@@ -1,16 +1,23 @@
-"""Separate calibration lines and noise readouts: kept on the heap until a group is handed on with a copy of them."""
+"""Separate calibration lines: kept on the heap until a group of their slice is handed on with a copy of them.
+
+Lines of several phases and repetitions are summed, since calibration does not depend on them.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.assembly.frame import Calibration, NoiseScan
+from pipelines.assembly.buffer import Slot, SlotSource
+from pipelines.assembly.frame import Calibration, GroupKey
+from pipelines.assembly.grid import Grid
+from pipelines.assembly.ledger import Fate, Ledger
+from pipelines.assembly.limits import AssemblyLimits
+from pipelines.assembly.routing import Run, finite_readouts
+from pipelines.errors import AssemblyError, BudgetError
 
 
-class CalibrationStore:
+class CalibrationLines:
     """Calibration lines of one slice, whose counters may start anywhere.
 
     The grid spans the least to the greatest counter seen (as Gadgetron's BucketToBuffer does for separate and external
@@ -65,7 +72,7 @@ class CalibrationStore:
         return all(high - low < largest for (low, high), largest in zip(spans, self._largest_span, strict=True))
 
     def add(self, y: int, z: int, samples: NDArray[np.complex64], center: int) -> None:
-        """Sum one readout `(coils, samples)` into its line; `center` is the index of its centre sample, maybe outside."""
+        """Sum one readout `(coils, samples)` into its line; `center` is the index of its centre sample."""
         self._span = self._widened(y, z)
         row = self._row_of.setdefault((z, y), len(self._row_of))
         if row == len(self._rows):
@@ -102,54 +109,74 @@ class CalibrationStore:
         return [(min(low, value), max(high, value)) for (low, high), value in zip(self._span, (y, z), strict=True)]
 
 
-class NoiseStore:
-    """Noise readouts of one shape and dwell time, up to a limit: more would not make the covariance better.
+class CalibrationStore:
+    """Separate calibration lines of all slices, told apart by encoding space, slice, contrast and set.
 
     Attributes:
         n_bytes: memory held.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._parts: list[NDArray[np.complex64]] = []
-        self._sample_time_us = 0.0
-        self._scan: NoiseScan | None = None
+    def __init__(self, limits: AssemblyLimits, ledger: Ledger) -> None:
+        self._limits = limits
+        self._ledger = ledger
+        self._lines: dict[tuple[int, int, int, int], CalibrationLines] = {}
+        self._slices_without: set[int] = set()
         self.n_bytes = 0
 
-    def add(self, samples: NDArray[np.complex64], sample_times_us: NDArray[np.float32]) -> int:
-        """Keep those of the readouts `(n, coils, samples)` that are like the first ever kept, as long as there is room.
+    def add(self, run: Run, grid: Grid, room: int) -> None:
+        """Keep a run of calibration readouts.
 
         Args:
-            samples: finite, owned by the caller no longer.
-            sample_times_us: `(n,)`.
+            run: readouts of one geometry and group.
+            grid: of their encoding space.
+            room: bytes that may still be taken.
 
-        Returns:
-            How many were kept.
+        Raises:
+            AssemblyError: the centre sample is not among the samples.
+            BudgetError: more lines than the limits allow.
         """
-        if not len(samples):
-            return 0
-        if not self._parts:
-            self._sample_time_us = float(sample_times_us[0])
-        elif samples.shape[1:] != self._parts[0].shape[1:]:
-            return 0
-        alike = np.flatnonzero(sample_times_us == np.float32(self._sample_time_us))
-        room = (self._max_bytes - self.n_bytes) // samples[0].nbytes
-        kept = samples[alike[:room]]
-        if len(kept):
-            self._parts.append(kept)
-            self.n_bytes += kept.nbytes
-            self._scan = None
-        return len(kept)
+        if not run.first <= run.center < run.stop:
+            raise AssemblyError(f"{run.where}: centre sample {run.center} is not among {run.first} to {run.stop - 1}")
+        samples, is_finite = finite_readouts(run)
+        encoding, slice_, contrast, _, _, set_ = run.key
+        key = (encoding, slice_, contrast, set_)
+        lines = self._lines.get(key)
+        if lines is None:
+            n_z, n_y, _ = grid.shape
+            lines = CalibrationLines(run.n_coils, run.center - run.first, run.stop - run.center, (n_y, n_z))
+        growth = lines.bytes_after(len(run)) - lines.n_bytes
+        if lines.n_bytes + growth > self._limits.max_group_bytes or growth > room:
+            raise BudgetError(
+                f"{run.where}: calibration lines need {lines.n_bytes + growth} bytes, "
+                f"the limit is {min(self._limits.max_group_bytes, lines.n_bytes + room)}"
+            )
+        self._lines[key] = lines
+        self.n_bytes -= lines.n_bytes
+        if slice_ in self._slices_without:
+            self._ledger.warn("late calibration", f"{run.where}: calibration lines come after images of their slice")
+        for values, is_good, (y, z) in zip(samples, is_finite, run.lines.tolist(), strict=True):
+            if not is_good:
+                self._ledger.count(Fate.NOT_FINITE, 1, f"{run.where}: lines with NaN or infinite samples are left out")
+            elif not lines.fits(y, z):
+                self._ledger.count(
+                    Fate.OUT_OF_RANGE, 1, f"{run.where}: calibration lines span more than the encoded matrix"
+                )
+            else:
+                lines.add(y, z, values, run.center - run.first)
+                self._ledger.count(Fate.CALIBRATION, 1)
+        self.n_bytes += lines.n_bytes
 
-    def scan(self) -> NoiseScan | None:
-        """All readouts kept so far; the same object until another is added."""
-        if self._parts and self._scan is None:
-            self._parts = [np.concatenate(self._parts)]
-            self._scan = NoiseScan(self._parts[0], self._sample_time_us)
-        return self._scan
+    def best_for(self, key: GroupKey, slots: SlotSource) -> tuple[Calibration, Slot] | None:
+        """A copy of the lines of the same slice that agree best with a group, or None without any.
 
-
-def best_match(wanted: Sequence[int], keys: Iterable[tuple[int, ...]]) -> tuple[int, ...] | None:
-    """Of the keys (encoding, slice, contrast, set) with the slice wanted, the one that agrees best; None without any."""
-    same_slice = [key for key in keys if key[1] == wanted[1]]
-    return min(same_slice, key=lambda key: ([a != b for a, b in zip(key, wanted, strict=True)], key), default=None)
+        Raises:
+            BudgetError: the source of slots has no room.
+        """
+        wanted = (key.encoding, key.slice, key.contrast, key.set)
+        candidates = [at for at, lines in self._lines.items() if at[1] == key.slice and not lines.is_empty]
+        if not candidates:
+            self._slices_without.add(key.slice)
+            return None
+        lines = self._lines[min(candidates, key=lambda at: ([a != b for a, b in zip(at, wanted, strict=True)], at))]
+        slot = slots.take(lines.n_grid_bytes)
+        return lines.grid(slot.data), slot

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from pipelines.assembly.limits import Notices
+from pipelines.assembly.ledger import Ledger
 from pipelines.assembly.open_group import OpenGroup
 from pipelines.mrd import AcquisitionFlag
 
@@ -34,9 +34,9 @@ _ENCODING, _SLICE, _REPETITION = 0, 1, 4
 class CompletionRules:
     """Follows the stream of imaging readouts and says which open groups are complete."""
 
-    def __init__(self, min_fraction: float, notices: Notices) -> None:
+    def __init__(self, min_fraction: float, ledger: Ledger) -> None:
         self._min_fraction = min_fraction
-        self._notices = notices
+        self._ledger = ledger
         self._current: Key | None = None
         self._repetitions: dict[tuple[int, int], int] = {}
         self._repetitions_interleave = False
@@ -102,10 +102,10 @@ class CompletionRules:
     def distrust_flags(self) -> None:
         """Ignore LAST flags from now on: lines came after one."""
         self._flags_are_trusted = False
-        self._notices.add("flags", "LAST flags are set on lines that are not the last; they are ignored from here on")
+        self._ledger.warn("flags", "LAST flags are set on lines that are not the last; they are ignored from here on")
 
     def is_worth(self, group: OpenGroup) -> bool:
-        """Whether an unfinished group is worth reconstructing: flagged as ended, or with the least fraction of its lines."""
+        """Whether an unfinished group is worth reconstructing: flagged as ended, or with the least fraction."""
         is_flagged = group.flagged_average is not None and self._flags_are_trusted
         return group.placed > 0 and (is_flagged or group.progress().fraction >= self._min_fraction)
 

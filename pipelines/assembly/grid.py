@@ -1,8 +1,8 @@
 """Where the readouts of one encoding space belong, and which lines its header promises.
 
 Placement: `line = counter + matrix // 2 - center`, so that k-space centre lies at index n//2 (MRD specification,
-"EncodingLimits"; the same as Gadgetron's BucketToBuffer). A counter is accepted when it lies inside the header's limits and
-its line inside the matrix. Knows headers and counters, never samples.
+"EncodingLimits"; the same as Gadgetron's BucketToBuffer). A counter is accepted when it lies inside the header's limits
+and its line inside the matrix. Knows headers and counters, never samples.
 """
 
 from __future__ import annotations

@@ -97,6 +97,21 @@ class Run:
         return len(self.lines)
 
     @property
+    def n_coils(self) -> int:
+        """Channels of each readout."""
+        return int(self.samples.shape[1])
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of each readout and coil, discarded ones included."""
+        return int(self.samples.shape[2]) // 8
+
+    @property
+    def kept_samples(self) -> NDArray[np.uint8]:
+        """The samples that are not to be discarded, `(n, coils, (stop - first) * 8)` bytes."""
+        return self.samples[:, :, self.first * 8 : self.stop * 8]
+
+    @property
     def where(self) -> str:
         """The group and the first line, for messages."""
         return f"{where(self.key)}, line {int(self.lines[0, 0])}"
@@ -105,6 +120,12 @@ class Run:
     def is_last(self) -> bool:
         """Whether the last readout carries one of the LAST flags."""
         return bool(self.flags & LAST)
+
+
+def finite_readouts(run: Run) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
+    """An aligned copy of the kept samples `(n, coils, samples)`, and which readouts are finite throughout `(n,)`."""
+    samples = np.ascontiguousarray(run.kept_samples).view(np.complex64)
+    return samples, np.asarray(np.isfinite(samples.view(np.float32)).all(axis=(1, 2)))
 
 
 def where(key: tuple[int, ...]) -> str:
