@@ -6,6 +6,7 @@ from typing import Final
 
 from pipelines.errors import PipelineError
 from server.errors import DrainingError, ProtocolError, ServerError, SessionTimeoutError, WorkerLostError
+from server.execution.failure import WorkerTraceback
 from server.logs import places, printable
 
 TEXT_LENGTH: Final = 600
@@ -58,6 +59,8 @@ def outcome_of(error: Exception | None) -> str:
 def trace_of(error: Exception) -> str:
     """Where an unexpected exception came from; for deliberate errors their cause, without any message of theirs."""
     unexpected = error if not isinstance(error, ServerError | PipelineError) else error.__cause__
+    if isinstance(unexpected, WorkerTraceback):
+        return str(unexpected)
     if unexpected is None or unexpected.__traceback__ is None:
         return ""
     return f"{type(unexpected).__name__} at {places(unexpected)}"

@@ -1,12 +1,12 @@
 """Exceptions of a worker as text, and back.
 
 Errors that a pipeline raises on purpose keep their type, message, code and advice. Anything else becomes an
-`ExecutionError` whose text is ours; the traceback travels as its cause, for the log only.
+`ExecutionError` whose text is ours; which kind of exception it was and where it was raised travel as its cause, for
+the log. Its message does not travel, because it may quote data.
 """
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +14,10 @@ import pipelines.errors
 from pipelines.errors import PipelineError
 from server.errors import ExecutionError
 from server.execution.encoding import Reply
+from server.logs import places
 
 _MOST_CHARACTERS = 2000
+_MOST_CAUSES = 4
 _KNOWN = {
     name: kind
     for name, kind in vars(pipelines.errors).items()
@@ -24,7 +26,7 @@ _KNOWN = {
 
 
 class WorkerTraceback(Exception):  # noqa: N818
-    """The traceback of a worker; cause of an `ExecutionError`, for logs and never for a peer."""
+    """Kind and places of an exception in a worker, without its message; cause of an `ExecutionError`, for logs."""
 
 
 def encode_failure(error: BaseException, *, out_of_memory: bool = False) -> Reply:
@@ -34,13 +36,17 @@ def encode_failure(error: BaseException, *, out_of_memory: bool = False) -> Repl
         return Reply(
             "refused", {"types": names, "message": str(error), "code": str(error.code), "advice": str(error.advice)}
         )
-    details = "".join(traceback.format_exception(error))
+    chain: list[str] = []
+    link: BaseException | None = error
+    while link is not None and len(chain) < _MOST_CAUSES:
+        chain.append(f"{type(link).__name__} at {places(link)}")
+        link = link.__cause__
     return Reply(
         "failed",
         {
             "type": type(error).__name__,
             "out_of_memory": out_of_memory or isinstance(error, MemoryError),
-            "details": details[-10 * _MOST_CHARACTERS :],
+            "trace": ", caused by ".join(chain),
         },
     )
 
@@ -59,5 +65,5 @@ def decode_failure(fields: Mapping[str, Any]) -> PipelineError | ExecutionError:
         failure = ExecutionError(
             f"the reconstruction failed inside the server ({str(fields.get('type', 'unknown'))[:64]})"
         )
-    failure.__cause__ = WorkerTraceback(str(fields.get("details", "")))
+    failure.__cause__ = WorkerTraceback(str(fields.get("trace", "")))
     return failure

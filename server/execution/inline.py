@@ -130,8 +130,9 @@ class InlineExecutor:
             result = self._warm_up().run(job)
         except PipelineError:
             raise
-        except Exception as error:
-            from server.execution.worker import failure_of  # noqa: PLC0415
+        except Exception as error:  # noqa: BLE001  whatever it is, it becomes an error with a code
+            from server.execution.worker import failure_of
 
-            raise decode_failure(failure_of(error).fields) from error
+            failure = decode_failure(failure_of(error).fields)
+            raise failure from failure.__cause__  # the exception itself may quote data
         return replace(result, stages_s={"queue": queue_s, **result.stages_s})
