@@ -46,7 +46,9 @@ ACQUISITION = (
     + "0100" "0200" "0300" "0100" "0200"  # discard 1 and 2, centre 3, encoding space 1, 2 trajectory dimensions
     "00004040"  # 3.0 us a sample
     "0000803f" "00000040" "00004040"  # position 1, 2, 3
-    + "0000803f" "00000000" "00000000" + "00000000" "0000803f" "00000000" + "00000000" "00000000" "0000803f"  # directions
+    + "0000803f" "00000000" "00000000"  # read direction along x
+    + "00000000" "0000803f" "00000000"  # phase direction along y
+    + "00000000" "00000000" "0000803f"  # slice direction along z
     + "00" * 12  # patient table
     + "0a00" "0b00" "0c00" "0d00" "0e00" "0f00" "1000" "1100" "1200"  # step 1 is 10, step 2 is 11, ..., segment 18
     + "1300" + "00" * 14  # first user counter 19
