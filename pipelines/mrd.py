@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 class AcquisitionFlag(IntEnum):
-    """Acquisition flags by number; flag k is bit k-1 of the header's `flags` (MRD specification, "Acquisition flags")."""
+    """Flags by number; flag k is bit k-1 of the header's `flags` (MRD specification, "Acquisition flags")."""
 
     FIRST_IN_ENCODE_STEP1 = 1
     LAST_IN_ENCODE_STEP1 = 2
@@ -68,7 +68,8 @@ class AcquisitionFlag(IntEnum):
 
 
 COUNTERS: Final = (
-    "kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition", "set", "segment",
+    "kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition", "set",
+    "segment",
 )  # fmt: skip
 """Encoding counters in the order of the wire."""
 
@@ -138,7 +139,8 @@ IMAGE_HEADER: Final = np.dtype(
 
 WAVEFORM_HEADER: Final = np.dtype(
     {
-        "names": ["version", "flags", "measurement_uid", "scan_counter", "time_stamp", "number_of_samples", "channels", "sample_time_us",
+        "names": ["version", "flags", "measurement_uid", "scan_counter", "time_stamp", "number_of_samples",
+        "channels", "sample_time_us",
                   "waveform_id"],
         "formats": ["<u2", "<u8", "<u4", "<u4", "<u4", "<u2", "<u2", "<f4", "<u2"],
         "offsets": [0, 8, 16, 20, 24, 28, 30, 32, 36],
@@ -186,7 +188,8 @@ class Acquisitions:
 
     Attributes:
         headers: `(n,)` of `ACQUISITION_HEADER`.
-        samples: `(n, coils, samples * 8)` bytes: little-endian complex64, viewed as bytes because the wire does not align them.
+        samples: `(n, coils, samples * 8)` bytes: little-endian complex64, viewed as bytes because the wire does not
+            align them.
         trajectory: `(n, samples * dimensions * 4)` bytes of float32, dimension fastest; None without a trajectory.
     """
 

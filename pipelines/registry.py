@@ -1,6 +1,7 @@
 """Names that a scanner may ask for.
 
-What a peer sends selects one of these entries and nothing else: it is never imported, opened or used as a path. Torch is
+What a peer sends selects one of these entries and nothing else: it is never imported, opened or used as a path. Torch
+is
 imported only when an entry's factory is loaded, which happens in a worker.
 """
 
@@ -29,7 +30,9 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    whiten: bool = Field(True, description="Whiten coils with the noise scan; off for data that the scanner has already whitened.")
+    whiten: bool = Field(
+        True, description="Whiten coils with the noise scan; off for data that the scanner has already whitened."
+    )
     coil_compression: int = Field(0, ge=0, le=256, description="Virtual coils to compress to; 0 keeps all coils.")
 
 
@@ -86,7 +89,7 @@ class PipelineEntry:
     def load(self, parameters: Parameters, device: str) -> Reconstruction:
         """Import the factory and make the reconstruction; only workers call this."""
         module, _, attribute = self.factory.partition(":")
-        return cast("Reconstruction", cast(Any, getattr(import_module(module), attribute))(parameters, device))
+        return cast("Reconstruction", cast("Any", getattr(import_module(module), attribute))(parameters, device))
 
 
 _BUILT_IN = (
@@ -99,7 +102,7 @@ _BUILT_IN = (
     ),
     PipelineEntry(
         "sense",
-        "Least-squares parallel imaging with estimated coil sensitivities; baseline and fallback of the learned methods.",
+        "Least-squares parallel imaging with estimated coil sensitivities; the fallback of learned methods.",
         SenseParameters,
         Grouping.SLICE,
         "pipelines.recon.sense:Sense",
@@ -112,7 +115,7 @@ def pipelines() -> dict[str, PipelineEntry]:
     """All entries by name: the built-in ones and those of installed distributions, which cannot replace a built-in."""
     found = {entry.name: entry for entry in _BUILT_IN}
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        entry = cast(PipelineEntry, point.load())
+        entry = cast("PipelineEntry", point.load())
         found.setdefault(entry.name, entry)
     return found
 

@@ -25,12 +25,14 @@ class Prepared:
     """Frames ready for reconstruction: whitened, averaged, readout oversampling removed.
 
     Attributes:
-        kspace: whitened k-space with its centre at index n//2, zero where not sampled; repeated lines averaged. `x` is the
-            reconstructed readout length, `y` and `z` the encoded ones.
-        counts: readouts averaged into each line, 0 where nothing was measured; the noise variance of a line is `noise_std**2 / counts`.
-        calibration: fully sampled centre of k-space to estimate coil sensitivities from, whitened like `kspace`, on a grid of its
-            own with its centre at n//2; None when the data have no calibration region.
-        noise_std: standard deviation of the complex noise (root of E|n|^2) of one whitened readout sample in the units of `kspace`.
+        kspace: whitened k-space with its centre at index n//2, zero where not sampled; repeated lines averaged. `x`
+            is the reconstructed readout length, `y` and `z` the encoded ones.
+        counts: readouts averaged into each line, 0 where nothing was measured; the noise variance of a line is
+            `noise_std**2 / counts`.
+        calibration: fully sampled centre of k-space to estimate coil sensitivities from, whitened like `kspace`, on a
+            grid of its own with its centre at n//2; None when the data have no calibration region.
+        noise_std: standard deviation of the complex noise (root of E|n|^2) of one whitened readout sample in the
+            units of `kspace`.
         noise_is_measured: True when it comes from noise readouts, False when it was estimated from the data.
         readout_sampled: which columns of x were measured (asymmetric echo leaves some out).
     """
