@@ -45,6 +45,7 @@ class Ingest(asyncio.BufferedProtocol):
     """One socket.
 
     Attributes:
+        peer_port: port of the peer, to find the connection in a packet trace; 0 when unknown.
         received_bytes: so far, thrown away ones included.
         sent_bytes: handed to the kernel or waiting to be.
         paused_s: for how long the socket was not read because too much was waiting.
@@ -52,6 +53,7 @@ class Ingest(asyncio.BufferedProtocol):
     """
 
     def __init__(self, connection: Connection, timeouts: Timeouts, receiver: Receiver) -> None:
+        self.peer_port = 0
         self.received_bytes = 0
         self.sent_bytes = 0
         self.paused_s = 0.0
@@ -79,6 +81,9 @@ class Ingest(asyncio.BufferedProtocol):
         """Set the socket's options and start the clock."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        # Asked now: a transport that is closed cannot tell any more.
+        name = transport.get_extra_info("peername")
+        self.peer_port = int(cast("tuple[str, int]", name)[1]) if isinstance(name, tuple) else 0
         set_options(self._transport.get_extra_info("socket"), self._timeouts)
         self._watch = self._loop.call_later(self._timeouts.first_message_s, self._check_time)
         self._receiver.connected()
@@ -127,12 +132,6 @@ class Ingest(asyncio.BufferedProtocol):
     def is_open(self) -> bool:
         """Whether something can still be sent."""
         return self._transport is not None and not self._closed.is_set() and not self._transport.is_closing()
-
-    @property
-    def peer_port(self) -> int:
-        """Port of the peer, to find the connection in a packet trace; 0 when unknown."""
-        name = self._transport.get_extra_info("peername") if self._transport is not None else None
-        return int(name[1]) if isinstance(name, tuple) and len(cast("tuple[object, ...]", name)) > 1 else 0
 
     def pause(self) -> None:
         """Stop reading, so that TCP slows the peer; `resume` goes on with what has already come."""

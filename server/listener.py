@@ -28,6 +28,9 @@ REFUSAL_LINGER_S: Final = 1.0
 
 _LAG_INTERVAL_S: Final = 0.25
 
+_LAST_WAIT_S: Final = 5.0
+"""Beyond the time to linger, for sessions that were told to end when the server stops."""
+
 
 class Server:
     """The port and its sessions.
@@ -96,7 +99,7 @@ class Server:
             await asyncio.wait(self._tasks, timeout=grace_s)
         self.end_sessions(f"the server is shutting down and waited {grace_s:g} s for this session")
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, timeout=self.settings.timeouts.linger_s + _LAST_WAIT_S)
         for refusal in list(self._refusals):
             refusal.close()
         if self._lag is not None:

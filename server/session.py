@@ -87,6 +87,8 @@ class Session:
         self._assembler: Assembler | None = None
         self._error: Exception | None = None
         self._input_ended_at: float | None = None
+        self._is_running = False
+        self._is_interrupted = False
         self._is_ending = False
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -171,7 +173,7 @@ class Session:
         if not self._is_ending and self._task is not None:
             self._error = ClientLeftError("the client closed the connection")
             self.input_failed(self._error)
-            self._task.cancel()
+            self._interrupt()
 
     def reconsider(self) -> None:
         """Go on reading if there is room again."""
@@ -274,7 +276,7 @@ class Session:
         self.input_failed(error)
         if self._task is not None and not self._is_ending:
             self._error = error
-            self._task.cancel()
+            self._interrupt()
 
     async def ended(self) -> None:
         """Wait until the session is over and its socket closed."""
@@ -291,9 +293,17 @@ class Session:
         metrics.backpressure_seconds.labels("read_paused").inc(paused)
         metrics.backpressure_seconds.labels("write_blocked").inc(blocked)
 
+    def _interrupt(self) -> None:
+        self._is_interrupted = True
+        # A task that is cancelled before its first step never runs, and so would never end the session.
+        if self._task is not None and self._is_running:
+            self._task.cancel()
+
     async def _run(self) -> None:
+        self._is_running = True
         try:
-            await self._deliver()
+            if not self._is_interrupted:
+                await self._deliver()
         except asyncio.CancelledError:
             # Only `lost` and `stop` cancel, and both have said why.
             if self._error is None:
@@ -302,10 +312,16 @@ class Session:
             self._error = error
         finally:
             self._is_ending = True
-            if self._error is not None:
-                self.input_failed(self._error)
-            await self._jobs.stop()
-            await self._finish()
+            try:
+                if self._error is not None:
+                    self.input_failed(self._error)
+                await self._jobs.stop()
+                await self._finish()
+            finally:
+                self.socket.abort()
+                self.account()
+                self._metrics.sessions_active.dec()
+                self._over.set()
 
     async def _deliver(self) -> None:
         """Send the images of every job, in order; ends when the input has ended and all is sent."""
@@ -338,12 +354,7 @@ class Session:
         if self._input_ended_at is not None:
             self.last_image_s = time.monotonic() - self._input_ended_at
         self._record(error)
-        try:
-            await self.socket.end()
-        finally:
-            self.account()
-            self._metrics.sessions_active.dec()
-            self._over.set()
+        await self.socket.end()
 
     def _observe(self, result: JobResult) -> None:
         for stage, seconds in result.stages_s.items():
