@@ -39,7 +39,7 @@ REPLY_HEAD = struct.Struct("<QQ")
 MAX_REPLY_TEXT_BYTES = 16 << 20
 MAX_REPLY_PIXELS_BYTES = 4 << 30
 _ALIGNMENT = 64
-_PIXEL_TYPES = {kind.dtype.str: kind.dtype for kind in ImageDataType}
+PIXEL_TYPES = {kind.dtype.str: kind.dtype for kind in ImageDataType}
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ def decode_reply(text: bytes | bytearray, payload: NDArray[np.uint8]) -> Reply:
         images: list[Image] = []
         start = 0
         for entry in said["images"]:
-            dtype, shape = _PIXEL_TYPES[entry["type"]], tuple(int(n) for n in entry["shape"])
+            dtype, shape = PIXEL_TYPES[entry["type"]], tuple(int(n) for n in entry["shape"])
             header = np.frombuffer(payload, IMAGE_HEADER, 1, start)[0:1].reshape(())
             start = _aligned(start + IMAGE_HEADER.itemsize)
             n_pixels = int(np.prod(shape, dtype=np.int64))

@@ -28,6 +28,10 @@ _log = logging.getLogger(__name__)
 _BUFFER_BYTES = 1 << 20
 _MOST_EVENT_BYTES = 1 << 16
 _STOP_TIMEOUT_S = 5.0
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": 256 << 20, "MALLOC_TRIM_THRESHOLD_": 512 << 20}
+"""glibc keeps freed blocks up to these sizes instead of returning them and faulting fresh pages in for the next job:
+`zero_filled` of 320 x 320 x 8 took 23 ms with them and 43 ms without, `sense` 0.45 s and 0.65 s, for 80 MiB more in
+each worker (November 2026, interleaved). Variables of the same name in the environment win."""
 
 
 class WorkerDiedError(Exception):
@@ -169,8 +173,9 @@ class ForkServer:
         self._listener = asyncio.create_task(self._listen(control, self._process, ready))
         self.n_devices = await ready
         self._is_ready = True
-        if self._settings.device.startswith("cuda") and self.n_devices == 0:
-            raise ExecutionError("the settings ask for CUDA, but torch finds no device")
+        kind, _, number = self._settings.device.partition(":")
+        if kind == "cuda" and self.n_devices <= int(number or 0):
+            raise ExecutionError(f"the settings ask for {self._settings.device}, but torch finds {self.n_devices} GPUs")
 
     def spawn(self, index: int) -> WorkerProcess:
         """A new worker.
@@ -241,4 +246,6 @@ class ForkServer:
         if self._settings.threads:
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
                 found[name] = str(self._settings.threads)
+        for name, n_bytes in _MALLOC.items():
+            found.setdefault(name, str(n_bytes))
         return found

@@ -245,7 +245,7 @@ class ProcessExecutor:
 
     def _default_workers(self, n_devices: int) -> int:
         if n_devices:
-            return n_devices
+            return 1 if ":" in self._settings.device else n_devices
         return max(1, len(os.sched_getaffinity(0)) // max(1, self._settings.threads))
 
     def _add_seats(self, n_wanted: int) -> None:

@@ -22,7 +22,7 @@ import torch
 
 from pipelines.assembly.frame import Group
 from pipelines.mrd import Image
-from server.execution.encoding import JOB_HEAD, Reply, SlotViews, decode_job, encode_reply
+from server.execution.encoding import JOB_HEAD, PIXEL_TYPES, Buffers, Reply, SlotViews, decode_job, encode_reply
 from server.execution.executor import Job, JobResult
 from server.execution.failure import encode_failure
 from server.execution.warm_up import tiny_group
@@ -60,8 +60,8 @@ class LoadedPipeline(Protocol):
 
 
 def count_devices(device: str) -> int:
-    """Number of GPUs that workers may use, 0 for the CPU; initialises CUDA, so never call it before a fork."""
-    return torch.cuda.device_count() if device in {"auto", "cuda"} and torch.cuda.is_available() else 0
+    """Number of GPUs, 0 when the CPU is wanted; initialises CUDA, so never call it before a fork."""
+    return torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
 
 
 def device_name(device: str, index: int, n_devices: int) -> str:
@@ -91,10 +91,8 @@ class Runner:
         pipeline = self._load(job.pipeline, job.parameters)
         torch.manual_seed(0)  # a job's result does not depend on the jobs before it, nor on the worker
         output = pipeline(job.group, job.provenance)
-        # Pixels of their own, because a pipeline may return a view of the group's memory, which is taken away after
-        # the job.
-        images = tuple(Image(image.header.copy(), np.array(image.pixels), image.meta) for image in output.images)
-        return JobResult(images, dict(output.stages_s), tuple(output.warnings))
+        stages_s = {name: float(seconds) for name, seconds in output.stages_s.items()}
+        return JobResult(tuple(map(_own, output.images)), stages_s, tuple(output.warnings))
 
     def warm(self, name: str, parameters: Mapping[str, object]) -> None:
         """Load a pipeline and run it on a small phantom, so that the first scan pays for neither."""
@@ -115,13 +113,13 @@ class Runner:
 
 def serve(connection: socket.socket, memory_fd: int, settings: WorkerSettings, index: int, n_devices: int) -> None:
     """Run jobs until the other end closes the connection; the body of a worker process."""
-    _reply(connection, Reply("hello", {"pid": os.getpid()}))
+    _send(connection, encode_reply(Reply("hello", {"pid": os.getpid()})))
     if settings.memory_bytes:
         resource.setrlimit(resource.RLIMIT_DATA, (settings.memory_bytes, settings.memory_bytes))
     if settings.threads:
         torch.set_num_threads(settings.threads)
     runner = Runner(device_name(settings.device, index, n_devices), settings.pipeline)
-    _reply(connection, Reply("ready", {"problems": warm_up(runner, settings.warm)}))
+    _send(connection, encode_reply(Reply("ready", {"problems": warm_up(runner, settings.warm)})))
     views = SlotViews(memory_fd)
     while (message := _receive_job(connection)) is not None:
         reply = _answer(runner, views, *message)
@@ -131,7 +129,11 @@ def serve(connection: socket.socket, memory_fd: int, settings: WorkerSettings, i
         if views.n_kept():
             # Somebody keeps a view of this session's data and would see the next one's through it: this worker is done.
             reply = replace(reply, fields={**reply.fields, "recycle": True})
-        _reply(connection, reply)
+        try:
+            blocks = encode_reply(reply)
+        except (TypeError, ValueError) as error:  # attributes that are not text
+            blocks = encode_reply(failure_of(error))
+        _send(connection, blocks)
 
 
 def warm_up(runner: Runner, wanted: Iterable[tuple[str, Mapping[str, object]]]) -> list[str]:
@@ -154,6 +156,13 @@ def _answer(runner: Runner, views: SlotViews, text: memoryview, buffers: list[by
         if is_device_lost(error):
             return Reply("dying", {"reason": "cuda_error"})
         return failure_of(error)
+
+
+def _own(image: Image) -> Image:
+    """The image with pixels of its own, because a pipeline may return a view of memory that goes when the job ends."""
+    if image.pixels.dtype.str not in PIXEL_TYPES:
+        raise TypeError(f"pixels of type {image.pixels.dtype} cannot be sent")
+    return Image(image.header.copy(), np.array(image.pixels), image.meta)
 
 
 def failure_of(error: Exception) -> Reply:
@@ -208,6 +217,6 @@ def _receive(connection: socket.socket, n_bytes: int) -> bytearray | None:
     return buffer
 
 
-def _reply(connection: socket.socket, reply: Reply) -> None:
-    for block in encode_reply(reply):
+def _send(connection: socket.socket, blocks: Buffers) -> None:
+    for block in blocks:
         connection.sendall(block)

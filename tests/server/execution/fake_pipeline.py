@@ -49,6 +49,8 @@ class FakePipeline:
 
     def __call__(self, group: Group, provenance: Mapping[str, str]) -> FakeOutput:
         self.n_runs += 1
+        if self.name == "unsendable":
+            return FakeOutput((Image(np.zeros((), IMAGE_HEADER), np.zeros((1, 1, 1, 1), object)),))
         if self.name == "alias":
             return FakeOutput((_image(group.kspace.real[0, :1]),))
         for action, value in self.parameters.items():

@@ -162,6 +162,13 @@ async def test_a_pipeline_that_cannot_be_loaded_is_a_coded_error(executor: AnyEx
     group.release()
 
 
+async def test_a_result_that_is_no_image_is_a_coded_error(executor: AnyExecutor) -> None:
+    group = make_group(executor.slots, 9)
+    with pytest.raises(ExecutionError):
+        await executor.run(make_job(group, name="unsendable"))
+    group.release()
+
+
 async def test_too_little_memory_is_said_plainly(executor: AnyExecutor) -> None:
     group = make_group(executor.slots, 9)
     with pytest.raises(ExecutionError, match="more memory than there is"):

@@ -207,6 +207,14 @@ async def test_a_hung_worker_is_killed_and_the_job_given_up_after_the_second() -
         assert pool.health().restarts == {"hang": 2}
 
 
+async def test_a_worker_that_lost_its_gpu_is_replaced_and_the_job_run_again() -> None:
+    async with running_pool() as pool:
+        with pytest.raises(WorkerLostError):
+            await run(pool, **{"break": "CUDA error: device-side assert triggered"})
+        await until_idle(pool)
+        assert pool.health().restarts == {"cuda_error": 2}
+
+
 async def test_two_workers_share_the_work() -> None:
     async with running_pool(2) as pool:
         await until_idle(pool, 2)
@@ -249,7 +257,7 @@ async def test_asking_for_cuda_without_a_gpu_is_said() -> None:
     async with running_pool(device="cuda") as pool:
         with pytest.raises(ExecutionError, match="no worker can be started"):
             await run(pool)
-        assert "torch finds no device" in pool.health().problems[0]
+        assert "the settings ask for cuda, but torch finds 0 GPUs" in pool.health().problems[0]
 
 
 def descendants() -> set[psutil.Process]:
