@@ -73,6 +73,17 @@ def test_nothing_moves_while_there_is_room():
     assert (buffer.start, buffer.end) == (10_000, 20_000)
 
 
+def test_a_message_that_does_not_fit_behind_is_moved_while_little_of_it_is_there():
+    buffer = ReceiveBuffer(base=1 << 16, ceiling=1 << 20)
+    buffer.writable(2)
+    buffer.received(40_000)
+    buffer.consume(30_000, 30_000)
+
+    buffer.writable((1 << 16) - 30_000 + 1)
+
+    assert (buffer.start, buffer.end) == (0, 10_000)
+
+
 def test_a_large_message_grows_the_buffer_once_and_lands_in_place():
     server = examples.receiving_in(State.DATA, WireLimits(buffer_bytes=8192))
     batch = examples.readouts(1, 16, 4000)

@@ -121,6 +121,7 @@ OVER_LIMITS = {
     "pixels of one channel": (State.REPLY, _image((8193, 8192, 1))),
     "bytes of an image": (State.REPLY, _image((8192, 8192, 1), data_type=8)),
     "attributes": (State.REPLY, _image(attributes=2**62)),
+    "attributes just over": (State.REPLY, _image(attributes=(4 << 20) + 1)),
     "attributes and header": (State.REPLY, _image(in_header=2**32 - 1, attributes=2**32 - 1)),
 }
 
@@ -228,6 +229,16 @@ def test_readouts_without_samples_or_channels_are_delivered_as_such():
         assert [value[:2] for value in heard] == [("readout", (channels, samples))] * 3
 
 
+def test_a_message_that_only_looks_like_the_readouts_before_it_ends_the_run():
+    record = examples.message_bytes(examples.readouts())
+    text = _u16(5) + _u32(len(record) - 6) + record[6:]  # same length, same bytes where readouts have their shape
+
+    heard = examples.feed(examples.receiving_in(State.DATA), record * 2 + text + record)
+
+    assert heard[:2] + heard[3:] == examples.plain(examples.readouts()) * 3
+    assert isinstance(heard[2], Text)
+
+
 # ---- strings
 
 
@@ -303,6 +314,18 @@ def test_messages_that_contradict_themselves_are_not_sent():
     for name in ("a\nb", "x" * 1024, "\ud800", "\0"):
         with pytest.raises(ProtocolError, match="we may not send a configuration name"):
             Connection(Role.CLIENT).config_file(name)
+
+
+def test_the_padding_of_a_waveform_carries_no_old_memory():
+    wave = examples.waveform()
+    header = np.full(40, 0xAA, np.uint8).view(wave.header.dtype)[0].copy()
+    header["channels"], header["number_of_samples"] = wave.samples.shape
+
+    data = examples.message_bytes(type(wave)(header, wave.samples))
+
+    assert data[2:4] == b"\xaa\xaa"
+    assert data[4:10] == bytes(6)
+    assert data[40:42] == bytes(2)
 
 
 # ---- anything at all
