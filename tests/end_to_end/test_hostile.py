@@ -1,3 +1,4 @@
+# ruff: noqa: ARG005, E501 - every case takes the same two arguments, and a table reads better in long lines
 """What must not hurt a server: the hostile list of the protocol page, each beside a scan that has to succeed.
 
 Numbers are those of the list. All of it runs against one server process; its fixture checks at the end that it is well.
@@ -11,16 +12,18 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipelines.mrd import WAVEFORM_HEADER, AcquisitionFlag, Acquisitions
+from pipelines.simulate import SimulatedScan
 
 ANY = ""
 
 
-def _readout(scan, **changes: int) -> bytes:
+def _readout(scan: SimulatedScan, **changes: int) -> bytes:
     """One readout of the scan with header fields replaced, and without its samples."""
     header = scan.batches[-1].headers[:1].copy()
     for name, value in changes.items():
@@ -28,7 +31,7 @@ def _readout(scan, **changes: int) -> bytes:
     return struct.pack("<H", 1008) + header.tobytes()
 
 
-def _good(says, scan) -> bytes:
+def _good(says: Any, scan: SimulatedScan) -> bytes:
     return says.config("zero_filled") + says.text(3, scan.header)
 
 
@@ -112,7 +115,7 @@ CASES: dict[str, tuple[Callable, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_gets_one_coded_error_and_close(case, connect, says, scan):
+def test_bad_input_gets_one_coded_error_and_close(case: str, connect: Any, says: Any, scan: SimulatedScan):
     make, expected = CASES[case]
     beside = connect()
     beside.say(_good(says, scan), says.readouts(scan, 2))
@@ -129,14 +132,14 @@ def test_bad_input_gets_one_coded_error_and_close(case, connect, says, scan):
     assert len(beside.hear().images) == 8
 
 
-def test_whoever_says_nothing_is_closed_in_time(connect):  # 1
+def test_whoever_says_nothing_is_closed_in_time(connect: Any):  # 1
     heard = connect().hear()
     assert "timeout" in heard.error
     assert heard.closed
     assert 0.5 < heard.ended_s < 5
 
 
-def test_a_port_scan_leaves_no_error(connect, running):  # 2
+def test_a_port_scan_leaves_no_error(connect: Any, running: Any):  # 2
     before = running.log().count("session_error")
     for _ in range(5):
         connect().sock.close()
@@ -145,14 +148,14 @@ def test_a_port_scan_leaves_no_error(connect, running):  # 2
 
 
 @pytest.mark.parametrize("first", [b"\x01", struct.pack("<H", 1) + b"abc"])
-def test_an_unfinished_message_is_given_up(connect, first):  # 3
+def test_an_unfinished_message_is_given_up(connect: Any, first: bytes):  # 3
     peer = connect()
     peer.say(first)
     heard = peer.hear()
     assert "timeout" in heard.error
 
 
-def test_a_drip_of_bytes_is_given_up(connect, says):  # 4
+def test_a_drip_of_bytes_is_given_up(connect: Any, says: Any):  # 4
     peer = connect()
     peer.say(says.config("sense"))
     stop = threading.Event()
@@ -176,7 +179,9 @@ def test_a_drip_of_bytes_is_given_up(connect, says):  # 4
     assert heard.ended_s < 5
 
 
-def test_a_scan_that_stops_in_the_middle_is_given_up_with_what_was_complete(connect, says, scan):  # 1
+def test_a_scan_that_stops_in_the_middle_is_given_up_with_what_was_complete(
+    connect: Any, says: Any, scan: SimulatedScan
+):  # 1
     peer = connect()
     peer.say(_good(says, scan), says.readouts(scan))
     heard = peer.hear()
@@ -184,7 +189,7 @@ def test_a_scan_that_stops_in_the_middle_is_given_up_with_what_was_complete(conn
     assert "nothing came" in heard.error
 
 
-def test_frames_before_an_unknown_id_are_delivered_before_the_error(connect, says, scan):  # 5
+def test_frames_before_an_unknown_id_are_delivered_before_the_error(connect: Any, says: Any, scan: SimulatedScan):  # 5
     peer = connect()
     peer.say(_good(says, scan), says.readouts(scan), struct.pack("<H", 4242))
     heard = peer.hear()
@@ -192,7 +197,7 @@ def test_frames_before_an_unknown_id_are_delivered_before_the_error(connect, say
     assert "4242" in heard.error
 
 
-def test_text_before_the_configuration_is_never_taken_for_one(connect, says, scan):  # 10
+def test_text_before_the_configuration_is_never_taken_for_one(connect: Any, says: Any, scan: SimulatedScan):  # 10
     peer = connect()
     peer.say(says.text(5, "sense"), says.text(5, '{"pipeline": "no_such"}'))
     peer.say(_good(says, scan), says.readouts(scan), says.CLOSE)
@@ -201,13 +206,13 @@ def test_text_before_the_configuration_is_never_taken_for_one(connect, says, sca
     assert len(heard.images) == 8
 
 
-def test_more_texts_than_allowed_are_an_error(connect, says):  # 39
+def test_more_texts_than_allowed_are_an_error(connect: Any, says: Any):  # 39
     peer = connect()
     peer.say(struct.pack("<HQQQ", 6, 0, 1, 1) + b"x", *[says.text(5, "hello")] * 1000)
     assert "over_limit" in peer.hear().error
 
 
-def test_an_unfinished_frame_is_reported(connect, says, scan):  # 33
+def test_an_unfinished_frame_is_reported(connect: Any, says: Any, scan: SimulatedScan):  # 33
     peer = connect()
     few = Acquisitions(scan.batches[1].headers[:3], scan.batches[1].samples[:3])
     from_few = says.readouts(type(scan)(scan.header, [scan.batches[0], few], scan.truth, scan.protocol))
@@ -218,7 +223,7 @@ def test_an_unfinished_frame_is_reported(connect, says, scan):  # 33
     assert any(text.startswith("WRN") for text in heard.texts)
 
 
-def test_a_scan_of_noise_only_ends_well_without_images(connect, says, scan):  # 34
+def test_a_scan_of_noise_only_ends_well_without_images(connect: Any, says: Any, scan: SimulatedScan):  # 34
     for config in ("zero_filled", "default_measurement_dependencies"):
         peer = connect()
         peer.say(says.config(config), says.text(3, scan.header), says.readouts(scan, 1), says.CLOSE)
@@ -228,7 +233,7 @@ def test_a_scan_of_noise_only_ends_well_without_images(connect, says, scan):  # 
         assert not heard.texts
 
 
-def test_a_scan_of_waveforms_only_ends_well_without_images(connect, says, scan):  # 35
+def test_a_scan_of_waveforms_only_ends_well_without_images(connect: Any, says: Any, scan: SimulatedScan):  # 35
     peer = connect()
     peer.say(_good(says, scan), (_waveform(2, 5) + bytes(40)) * 3, says.CLOSE)
     heard = peer.hear()
@@ -238,7 +243,7 @@ def test_a_scan_of_waveforms_only_ends_well_without_images(connect, says, scan):
 
 
 @pytest.mark.parametrize("config", ["isalive.xml", "null", "sense"])
-def test_a_configuration_and_close_are_answered_with_close(connect, says, config):
+def test_a_configuration_and_close_are_answered_with_close(connect: Any, says: Any, config: str):
     peer = connect()
     peer.say(says.config(config), says.CLOSE)
     heard = peer.hear()
@@ -246,7 +251,7 @@ def test_a_configuration_and_close_are_answered_with_close(connect, says, config
     assert not heard.texts
 
 
-def test_gadgetrons_check_for_noise_is_answered_with_close(connect, says):
+def test_gadgetrons_check_for_noise_is_answered_with_close(connect: Any, says: Any):
     xml = (
         '<gadgetronStreamConfiguration xmlns="http://gadgetron.sf.net/gadgetron"><gadget><name>N</name><dll>d</dll>'
         "<classname>NoiseSummaryGadget</classname></gadget></gadgetronStreamConfiguration>"
@@ -258,7 +263,7 @@ def test_gadgetrons_check_for_noise_is_answered_with_close(connect, says):
     assert not heard.texts
 
 
-def test_a_query_is_answered_before_and_amid_a_scan(connect, says, scan):
+def test_a_query_is_answered_before_and_amid_a_scan(connect: Any, says: Any, scan: SimulatedScan):
     peer = connect()
     ask = struct.pack("<HQQQ", 6, 0, 77, 12) + b"recon::ready"
     peer.say(ask)
@@ -269,7 +274,7 @@ def test_a_query_is_answered_before_and_amid_a_scan(connect, says, scan):
     assert len(peer.hear().images) == 8
 
 
-def test_a_reset_in_the_middle_gives_everything_back(connect, says, scan, running):  # 43
+def test_a_reset_in_the_middle_gives_everything_back(connect: Any, says: Any, scan: SimulatedScan, running: Any):  # 43
     for _ in range(3):
         peer = connect()
         peer.say(_good(says, scan), says.readouts(scan)[:-100])
@@ -279,7 +284,7 @@ def test_a_reset_in_the_middle_gives_everything_back(connect, says, scan, runnin
     assert 'outcome="client_abort"' in running.get("/metrics")
 
 
-def test_the_end_of_the_stream_counts_as_close_with_a_warning(connect, says, scan):  # 45
+def test_the_end_of_the_stream_counts_as_close_with_a_warning(connect: Any, says: Any, scan: SimulatedScan):  # 45
     peer = connect()
     peer.say(_good(says, scan), says.readouts(scan))
     peer.sock.shutdown(socket.SHUT_WR)
@@ -289,7 +294,9 @@ def test_the_end_of_the_stream_counts_as_close_with_a_warning(connect, says, sca
     assert [text[:3] for text in heard.texts] == ["WRN"]
 
 
-def test_the_end_of_the_stream_inside_a_readout_gives_what_was_complete_and_an_error(connect, says, scan):  # 43
+def test_the_end_of_the_stream_inside_a_readout_gives_what_was_complete_and_an_error(
+    connect: Any, says: Any, scan: SimulatedScan
+):  # 43
     peer = connect()
     peer.say(_good(says, scan), says.readouts(scan)[:-100])
     peer.sock.shutdown(socket.SHUT_WR)
@@ -299,7 +306,7 @@ def test_the_end_of_the_stream_inside_a_readout_gives_what_was_complete_and_an_e
     assert heard.closed
 
 
-def test_what_comes_after_close_is_not_read(connect, says, scan):  # 46
+def test_what_comes_after_close_is_not_read(connect: Any, says: Any, scan: SimulatedScan):  # 46
     peer = connect()
     peer.say(_good(says, scan), says.readouts(scan), says.CLOSE, b"\xff" * 100_000)
     heard = peer.hear()
@@ -307,7 +314,9 @@ def test_what_comes_after_close_is_not_read(connect, says, scan):  # 46
     assert not heard.texts
 
 
-def test_more_sessions_than_allowed_are_told_so_and_the_others_go_on(connect, says, scan, running):  # 48
+def test_more_sessions_than_allowed_are_told_so_and_the_others_go_on(
+    connect: Any, says: Any, scan: SimulatedScan, running: Any
+):  # 48
     _wait_until_quiet(running)
     held = [connect() for _ in range(8)]
     for peer in held:
@@ -320,13 +329,13 @@ def test_more_sessions_than_allowed_are_told_so_and_the_others_go_on(connect, sa
     assert [len(peer.hear().images) for peer in held] == [8] * 8
 
 
-def _ready_reasons(running) -> str:
+def _ready_reasons(running: Any) -> str:
     with socket.create_connection(("127.0.0.1", running.admin_port), timeout=10) as sock:
         sock.sendall(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")
         return sock.makefile().read()
 
 
-def _wait_until_quiet(running) -> None:
+def _wait_until_quiet(running: Any) -> None:
     due = time.monotonic() + 10
     while json.loads(running.get("/sessions"))["sessions"]:
         assert time.monotonic() < due

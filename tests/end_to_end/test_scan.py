@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import ismrmrd
 import numpy as np
@@ -25,7 +26,7 @@ from pipelines.phantom import head_phantom
 from pipelines.pipeline import Pipeline
 from pipelines.registry import find
 from pipelines.scan_header import parse_scan_header
-from pipelines.simulate import simulate
+from pipelines.simulate import SimulatedScan, simulate
 from pipelines.simulated_protocol import Protocol
 from server.client import Client
 from server.config import Settings, load
@@ -34,7 +35,7 @@ from server.listener import Server
 from server.metrics import Metrics
 
 
-def reconstruct_directly(scan, name: str) -> list[Image]:
+def reconstruct_directly(scan: SimulatedScan, name: str) -> list[Image]:
     """The same scan without server, socket or worker."""
     torch.set_num_threads(1)
     assembler = Assembler(parse_scan_header(scan.header), find(name).grouping, HeapSlots())
@@ -44,7 +45,7 @@ def reconstruct_directly(scan, name: str) -> list[Image]:
 
 
 @pytest.mark.parametrize("name", ["zero_filled", "sense"])
-async def test_images_equal_those_of_the_pipeline_to_the_last_bit(running, scan, name):
+async def test_images_equal_those_of_the_pipeline_to_the_last_bit(running: Any, scan: SimulatedScan, name: str):
     async with Client("127.0.0.1", running.port) as client:
         reply = await client.send_scan(name, scan.header, scan.batches)
     expected = reconstruct_directly(scan, name)
@@ -62,7 +63,7 @@ async def test_images_equal_those_of_the_pipeline_to_the_last_bit(running, scan,
         assert {key: got.meta[key] for key in wanted.meta} == wanted.meta
 
 
-async def test_magnitude_comes_before_its_uncertainty_in_the_order_of_the_scan(running, scan):
+async def test_magnitude_comes_before_its_uncertainty_in_the_order_of_the_scan(running: Any, scan: SimulatedScan):
     async with Client("127.0.0.1", running.port) as client:
         reply = await client.send_scan("zero_filled", scan.header, scan.batches)
     order = [
@@ -71,7 +72,7 @@ async def test_magnitude_comes_before_its_uncertainty_in_the_order_of_the_scan(r
     assert order == [(r, s, series) for r in range(2) for s in range(2) for series in (1, 2)]
 
 
-def test_a_client_made_of_ismrmrd_python_gets_its_images(running, scan):
+def test_a_client_made_of_ismrmrd_python_gets_its_images(running: Any, scan: SimulatedScan):
     with socket.create_connection(("127.0.0.1", running.port), timeout=20) as sock:
         sock.sendall(struct.pack("<H1024s", 1, b"default.xml"))
         sock.sendall(struct.pack("<HI", 3, len(scan.header) + 1) + scan.header + b"\0")
@@ -93,7 +94,7 @@ def test_a_client_made_of_ismrmrd_python_gets_its_images(running, scan):
     assert ismrmrd.Meta.deserialize(images[1].attribute_string)["ReconUncertaintyKind"] == "noise"
 
 
-async def test_scans_at_the_same_time_each_get_their_own_images(running, scan):
+async def test_scans_at_the_same_time_each_get_their_own_images(running: Any, scan: SimulatedScan):
     async def one(name: str) -> list[Image]:
         async with Client("127.0.0.1", running.port) as client:
             return (await client.send_scan(name, scan.header, scan.batches)).images
@@ -105,7 +106,9 @@ async def test_scans_at_the_same_time_each_get_their_own_images(running, scan):
         assert len({image.meta["ReconSession"][0] for image in images}) == 1
 
 
-async def test_parameters_reach_the_pipeline_from_both_kinds_of_json(running, scan, connect, says):
+async def test_parameters_reach_the_pipeline_from_both_kinds_of_json(
+    running: Any, scan: SimulatedScan, connect: Any, says: Any
+):
     async with Client("127.0.0.1", running.port) as client:
         ours = await client.send_scan("sense", scan.header, scan.batches, {"iterations": 1})
     assert {image.meta["ReconIterations"][0] for image in ours.images} == {"1"}
@@ -118,7 +121,7 @@ async def test_parameters_reach_the_pipeline_from_both_kinds_of_json(running, sc
     assert len(heard.images) == 8
 
 
-def test_error_text_arrives_although_the_client_is_still_sending(connect, says, scan):
+def test_error_text_arrives_although_the_client_is_still_sending(connect: Any, says: Any, scan: SimulatedScan):
     peer = connect()
     failed: list[OSError] = []
 
@@ -170,7 +173,7 @@ async def test_all_images_come_although_the_worker_is_killed():
         np.testing.assert_array_equal(got.pixels, wanted.pixels)
 
 
-def test_a_cold_server_answers_before_its_workers_are_warm(start_server, says):
+def test_a_cold_server_answers_before_its_workers_are_warm(start_server: Any, says: Any):
     server = start_server("limits.sessions=1")
     try:
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
@@ -180,7 +183,7 @@ def test_a_cold_server_answers_before_its_workers_are_warm(start_server, says):
         assert server.stop() == 0
 
 
-def test_the_front_process_never_loads_torch(running):
+def test_the_front_process_never_loads_torch(running: Any):
     libraries = Path(f"/proc/{running.process.pid}/maps").read_text()
     assert "uvloop" in libraries
     assert "torch" not in libraries
@@ -188,7 +191,7 @@ def test_the_front_process_never_loads_torch(running):
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-def test_a_server_that_is_told_to_stop_finishes_the_running_scan(start_server, says, scan):
+def test_a_server_that_is_told_to_stop_finishes_the_running_scan(start_server: Any, says: Any, scan: SimulatedScan):
     server = start_server("pipelines.default=zero_filled", "timeouts.linger_s=0.2")
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         sock.sendall(says.config("default") + says.text(3, scan.header))
