@@ -21,6 +21,11 @@ from server.errors import ServerError, SettingsError
 
 COMMANDS: Final = {
     "serve": "Run the server: raw data in over MRD, images with uncertainty out.",
+    "send": "Send a scan from a file to a server and save the images.",
+    "simulate": "Simulate a scan into a file, or send it to a server.",
+    "inspect": "Show what a scan file holds: header, encoding, flags, sampling, noise.",
+    "view": "Make a picture of images: magnitude, uncertainty, difference to a reference.",
+    "demo": "Start a server here, stream scans through it, leave pictures and files.",
     "config": "Show every setting, its value and where the value came from.",
     "doctor": "Check this machine and print a fix for whatever is wrong.",
 }
