@@ -102,7 +102,7 @@ class Assembler:
                 else:
                     self._follow(run)
             self._check_strays()
-        return self._take_ready()
+        return self.take_ready()
 
     def add_waveform(self, waveform: Waveform) -> None:
         """Count a physiology waveform; Cartesian assembly by counters has no use for it."""
@@ -131,18 +131,23 @@ class Assembler:
                 f"none of {self._ledger.counts[Fate.OUT_OF_RANGE]} readouts lies inside the header's encoding limits"
             )
         self._calibration = CalibrationStore(self._limits, self._ledger)
-        return self._take_ready()
+        return self.take_ready()
 
     def abandon(self) -> None:
         """Give back all memory; groups already returned are the caller's."""
         for group in self._open.values():
             group.slot.release()
-        for ready in self._take_ready():
+        for ready in self.take_ready():
             ready.release()
         self._open.clear()
         self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
         self._calibration = CalibrationStore(self._limits, self._ledger)
         self._open_bytes = 0
+
+    def take_ready(self) -> list[Group]:
+        """Groups that were complete before `add` or `finish` raised; both return them otherwise."""
+        ready, self._ready = self._ready, []
+        return ready
 
     def take_warnings(self) -> list[str]:
         """Sentences for the scanner since the last call, each kind once a scan."""
@@ -184,9 +189,6 @@ class Assembler:
             if stray is not None:
                 self._ledger.count(Fate.OUT_OF_RANGE, len(run), f"readouts are left out: {stray}")
                 return
-            if run.key in self._closed:
-                self._count_late(run.key, len(run))
-                return
         cells, inside = grid.place(run.lines)
         if inside is not None:
             first = run.lines[~inside][0].tolist()
@@ -196,6 +198,9 @@ class Assembler:
                 f"readouts are left out: expected {grid.describe_range()}, found {first[0]} and {first[1]}",
             )
             cells = cells[inside]
+        if run.key in self._closed:
+            self._count_late(run.key, len(cells))
+            return
         if len(cells):
             self._arrive(run)
             group = group or self._open_group(run, grid)
@@ -206,27 +211,25 @@ class Assembler:
     def _fill(self, group: OpenGroup, run: Run, cells: Cells, inside: NDArray[np.bool_] | None) -> None:
         """Put samples into the group, and hand it on at the readout that makes it full."""
         column = self._column(run, group.grid)
-        samples, headers, is_calibration = (
-            run.kept_samples,
-            run.headers,
-            run.is_calibration,
-        )
+        samples, headers, averages, is_calibration = run.kept_samples, run.headers, run.averages, run.is_calibration
         if inside is not None:
-            samples, headers = samples[inside], headers[inside]
+            samples, headers, averages = samples[inside], headers[inside], averages[inside]
             is_calibration = None if is_calibration is None else is_calibration[inside]
         start = 0
         while start < len(cells):
             part = slice(start, min(start + max(group.until_check, 1), len(cells)))
             start = part.stop
+            if group.flagged_average is not None:
+                self._rules.follow(group, int(averages[part].min()))
             if is_calibration is not None:
                 group.mark_calibration(cells[part][is_calibration[part]])
             wrong = group.add(cells[part], samples[part], column, headers[part])
             n_wrong = 0 if wrong is None else len(wrong)
             self._ledger.count(Fate.IMAGING, part.stop - part.start - n_wrong)
-            if n_wrong:
-                self._ledger.count(
-                    Fate.NOT_FINITE, n_wrong, f"{run.where}: NaN or infinite samples; such lines are left out"
-                )
+            if wrong is not None:
+                line = int(headers["idx"]["kspace_encode_step_1"][part][wrong[0]])
+                text = f"{where(run.key)}, line {line}: lines with NaN or infinite samples are left out"
+                self._ledger.count(Fate.NOT_FINITE, n_wrong, text)
             if group.until_check <= 0 and group.is_full():
                 is_flagged = run.is_last and start == len(cells)
                 self._hand_on(group, Completion.FLAG if is_flagged else Completion.FULL)
@@ -254,7 +257,7 @@ class Assembler:
     # -- opening and handing on --------------------------------------------------------------------------------------
 
     def _arrive(self, run: Run) -> None:
-        for done in self._rules.arrive(run.key, int(run.averages.min()), self._open):
+        for done in self._rules.arrive(run.key, self._open):
             self._hand_on(done, Completion.COUNTER)
 
     def _end(self, run: Run) -> None:
@@ -306,8 +309,8 @@ class Assembler:
         self._forget(group, is_flag_too_early=is_flag_too_early)
 
     def _drop(self, group: OpenGroup) -> None:
-        group.slot.release()
         self._forget(group, is_flag_too_early=False)
+        group.slot.release()
 
     def _forget(self, group: OpenGroup, *, is_flag_too_early: bool) -> None:
         key = group.key
@@ -317,10 +320,6 @@ class Assembler:
         self._closed[at] = is_flag_too_early
         if len(self._closed) > MAX_CLOSED:
             del self._closed[next(iter(self._closed))]
-
-    def _take_ready(self) -> list[Group]:
-        ready, self._ready = self._ready, []
-        return ready
 
     # -- checking and counting ---------------------------------------------------------------------------------------
 
@@ -364,6 +363,8 @@ class Assembler:
                 )
 
     def _count_late(self, key: Key, number: int) -> None:
+        if not number:
+            return
         self._ledger.count(
             Fate.LATE, number, f"{where(key)}: readouts came after this group was handed on; they are not used"
         )

@@ -13,7 +13,7 @@ from pipelines.assembly.frame import Calibration, GroupKey
 from pipelines.assembly.grid import Grid
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
-from pipelines.assembly.routing import Run, finite_readouts
+from pipelines.assembly.routing import Run, finite_readouts, where
 from pipelines.errors import AssemblyError, BudgetError
 
 
@@ -153,14 +153,13 @@ class CalibrationStore:
         self._lines[key] = lines
         self.n_bytes -= lines.n_bytes
         if slice_ in self._slices_without:
-            self._ledger.warn("late calibration", f"{run.where}: calibration lines come after images of their slice")
+            self._ledger.warn("late calibration", f"slice {slice_}: calibration lines come after images of this slice")
         for values, is_good, (y, z) in zip(samples, is_finite, run.lines.tolist(), strict=True):
+            at = f"{where(run.key)}, line {y}"
             if not is_good:
-                self._ledger.count(Fate.NOT_FINITE, 1, f"{run.where}: lines with NaN or infinite samples are left out")
+                self._ledger.count(Fate.NOT_FINITE, 1, f"{at}: calibration lines with NaN or infinity are left out")
             elif not lines.fits(y, z):
-                self._ledger.count(
-                    Fate.OUT_OF_RANGE, 1, f"{run.where}: calibration lines span more than the encoded matrix"
-                )
+                self._ledger.count(Fate.OUT_OF_RANGE, 1, f"{at}: calibration lines span more than the encoded matrix")
             else:
                 lines.add(y, z, values, run.center - run.first)
                 self._ledger.count(Fate.CALIBRATION, 1)

@@ -42,22 +42,19 @@ class CompletionRules:
         self._repetitions_interleave = False
         self._flags_are_trusted = True
 
-    def arrive(self, key: Key, least_average: int, groups: Mapping[Key, OpenGroup]) -> list[OpenGroup]:
+    def arrive(self, key: Key, groups: Mapping[Key, OpenGroup]) -> list[OpenGroup]:
         """Take note that readouts for `key` come next.
 
         Args:
             key: their group, open or about to be opened.
-            least_average: least average counter among them.
             groups: the open groups.
 
         Returns:
             Groups that are complete because the counters moved on.
         """
-        group = groups.get(key)
-        if group is not None and group.flagged_average is not None and least_average <= group.flagged_average:
-            self.distrust_flags()
         if key == self._current:
             return []
+        group = groups.get(key)
         if group is not None:
             group.visits += 1
         done: list[OpenGroup] = []
@@ -75,7 +72,7 @@ class CompletionRules:
                 ]
             self._repetitions[place] = key[_REPETITION]
         previous = groups.get(self._current) if self._current is not None else None
-        if previous is not None and previous not in done and _is_filled_in_one_go(previous):
+        if previous is not None and previous not in done and previous.visits == 1 and previous.is_complete():
             done.append(previous)
         self._current = key
         return done
@@ -88,7 +85,7 @@ class CompletionRules:
         """
         if not self._flags_are_trusted:
             return []
-        done = [other for at, other in groups.items() if at != key and _ends(flags, key, at) and _is_complete(other)]
+        done = [other for at, other in groups.items() if at != key and _ends(flags, key, at) and other.is_complete()]
         group = groups.get(key)
         if group is not None:
             group.flagged_average = average if group.flagged_average is None else max(average, group.flagged_average)
@@ -98,6 +95,11 @@ class CompletionRules:
             ):
                 done.insert(0, group)
         return done
+
+    def follow(self, group: OpenGroup, least_average: int) -> None:
+        """Take note that lines with at least this average counter are placed in the group."""
+        if group.flagged_average is not None and least_average <= group.flagged_average:
+            self.distrust_flags()
 
     def distrust_flags(self) -> None:
         """Ignore LAST flags from now on: lines came after one."""
@@ -117,16 +119,3 @@ def _ends(flags: int, key: Key, other: Key) -> bool:
     if key[_REPETITION] != other[_REPETITION]:
         return False
     return bool(flags & AcquisitionFlag.LAST_IN_REPETITION.mask) or key[: _SLICE + 1] == other[: _SLICE + 1]
-
-
-def _is_complete(group: OpenGroup) -> bool:
-    """Whether all that the header promises is there, as far as the header tells."""
-    grid = group.grid
-    if group.placed < grid.fewest_lines * grid.averages or not (grid.is_lattice_all or group.has_calibration):
-        return False
-    progress = group.progress()
-    return progress.missing == 0 and progress.is_averaged
-
-
-def _is_filled_in_one_go(group: OpenGroup) -> bool:
-    return group.visits == 1 and _is_complete(group)

@@ -30,9 +30,7 @@ class NoiseStore:
         samples, is_finite = finite_readouts(run)
         n_finite = int(np.count_nonzero(is_finite))
         if n_finite < len(run):
-            self._ledger.count(
-                Fate.NOT_FINITE, len(run) - n_finite, f"{run.where}: noise readouts with NaN or infinity are left out"
-            )
+            self._ledger.count(Fate.NOT_FINITE, len(run) - n_finite, "noise readouts with NaN or infinity are left out")
         kept = self._keep(samples[is_finite], run.headers["sample_time_us"][is_finite])
         self._ledger.count(Fate.NOISE, kept)
         if kept < n_finite:

@@ -27,12 +27,10 @@ class Progress:
     Attributes:
         promised: lines that the header promises for this group.
         missing: those that have not been measured.
-        is_averaged: whether every promised line has all its averages.
     """
 
     promised: int
     missing: int
-    is_averaged: bool
 
     @property
     def fraction(self) -> float:
@@ -155,10 +153,24 @@ class OpenGroup:
         grid, lattice = self.grid, self._lattice()
         if lattice is None:
             missing = max(grid.fewest_lines - int(np.count_nonzero(self._counts)), 0)
-            return Progress(grid.fewest_lines, missing, self.placed >= grid.fewest_lines * grid.averages)
-        counts = self._counts[lattice]
-        missing = int(np.count_nonzero(counts == 0))
-        return Progress(max(lattice.size, 1), missing, bool((counts >= grid.averages).all()))
+            return Progress(grid.fewest_lines, missing)
+        return Progress(max(lattice.size, 1), int(np.count_nonzero(self._counts[lattice] == 0)))
+
+    def is_complete(self) -> bool:
+        """Whether the group has all that the header promises, as far as the header tells.
+
+        Lines on no regular lattice never are; where calibration lines share the grid, some of them must be there too.
+        """
+        if self.placed < self.grid.fewest_lines * self.grid.averages:
+            return False
+        lattice = self._lattice()
+        if lattice is None or (self._counts[lattice] < self.grid.averages).any():
+            return False
+        if self.grid.is_lattice_all:
+            return True
+        is_between = self._is_calibration & (self._counts > 0)
+        is_between[lattice] = False
+        return bool(is_between.any())
 
     def is_full(self) -> bool:
         """Whether nothing more can be expected; sets `until_check` to the readouts still needed."""
@@ -166,11 +178,6 @@ class OpenGroup:
         needed = self.grid.averages - self._counts[self.grid.all_cells() if lattice is None else lattice]
         self.until_check = int(needed[needed > 0].sum())
         return self.until_check == 0
-
-    @property
-    def has_calibration(self) -> bool:
-        """Whether any line was flagged as calibration."""
-        return bool(self._is_calibration.any())
 
     def kspace(self) -> NDArray[np.complex64]:
         """`(1, coils, z, y, x)` on the memory of the slot."""

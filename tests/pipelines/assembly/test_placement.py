@@ -1,0 +1,375 @@
+"""Where readouts go, and what is refused: placement, calibration, noise, odd and hostile readouts, limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.assembly.assembler import Assembler
+from pipelines.assembly.frame import Grouping
+from pipelines.assembly.limits import AssemblyLimits
+from pipelines.errors import AssemblyError, BudgetError, PipelineError
+from pipelines.mrd import WAVEFORM_HEADER, AcquisitionFlag, Acquisitions, Waveform
+from pipelines.scan_header import CalibrationMode, TrajectoryType
+
+Streams = Any
+F = AcquisitionFlag
+
+
+def test_partial_fourier_lines_lie_as_in_the_specification_s_example(streams: Streams):
+    # MRD specification, "EncodingLimits": 140 lines, counters 0 to 83, centre 28 -> counter 0 is line 42
+    scan = streams.scan(140, limits={"kspace_encode_step_1": (0, 83, 28)})
+    readouts = [streams.readout(line) for line in range(84)]
+    (group,), _ = streams.assemble(scan, readouts)
+    assert np.flatnonzero(group.counts[0, 0]).tolist() == list(range(42, 126))
+    np.testing.assert_array_equal(group.kspace[0, :, 0, 70], readouts[28].complex_samples()[0])
+    assert group.headers["idx"]["kspace_encode_step_1"].tolist() == [28]
+    assert group.is_complete
+
+
+def test_asymmetric_echo_is_placed_by_its_centre_sample(streams: Streams):
+    readouts = [streams.readout(line, samples=4, center=1) for line in range(8)]
+    (group,), _ = streams.assemble(streams.scan(), readouts)
+    assert group.readout_extent == (2, 6)
+    np.testing.assert_array_equal(group.kspace[0, :, 0, 0, 2:], readouts[0].complex_samples()[0])
+    assert not group.kspace[..., :2].any()
+
+
+def test_discarded_samples_are_left_out(streams: Streams):
+    readouts = [streams.readout(line, discard=(1, 2)) for line in range(8)]
+    (group,), _ = streams.assemble(streams.scan(), readouts)
+    assert group.readout_extent == (1, 4)
+    np.testing.assert_array_equal(group.kspace[0, :, 0, 7, 1:4], readouts[7].complex_samples()[0, :, 1:4])
+    assert not group.kspace[..., [0, 4, 5]].any()
+
+
+def test_discarded_samples_of_a_long_readout_may_lie_outside_the_matrix(streams: Streams):
+    readouts = [streams.readout(line, samples=10, center=5, discard=(2, 2)) for line in range(8)]
+    (group,), _ = streams.assemble(streams.scan(), readouts)
+    np.testing.assert_array_equal(group.kspace[0, :, 0, 0], readouts[0].complex_samples()[0, :, 2:8])
+
+
+def test_reversed_readout_is_turned_round(streams: Streams):
+    readouts = [streams.readout(line, F.IS_REVERSE, samples=5, center=1, discard=(0, 1)) for line in range(8)]
+    (group,), _ = streams.assemble(streams.scan(), readouts)
+    turned = readouts[2].complex_samples()[0, :, ::-1]
+    np.testing.assert_array_equal(
+        group.kspace[0, :, 0, 2, 1:5], turned[:, 1:]
+    )  # centre sample 3 of the turned row at 3
+    assert group.readout_extent == (1, 5)
+
+
+def test_full_rows_without_a_centre_sample_are_placed_whole_with_one_warning(streams: Streams):
+    readouts = [streams.readout(line, center=0) for line in range(8)]
+    (group,), assembler = streams.assemble(streams.scan(), readouts, cuts=range(8))
+    np.testing.assert_array_equal(group.kspace[0, :, 0, 1], readouts[1].complex_samples()[0])
+    (warning,) = assembler.take_warnings()
+    assert "centre sample 0" in warning
+
+
+def test_partitions_of_a_volume_are_placed_along_z(streams: Streams):
+    scan = streams.scan(4, z=3, limits={"kspace_encode_step_2": (0, 1, 0)})
+    readouts = [streams.readout(line, partition=n) for n in range(2) for line in range(4)]
+    (group,), _ = streams.assemble(scan, readouts)
+    assert group.kspace.shape == (1, 2, 3, 4, 6)
+    assert group.counts[0].sum(axis=1).tolist() == [0, 4, 4]
+    np.testing.assert_array_equal(group.kspace[0, :, 2, 3], readouts[7].complex_samples()[0])
+
+
+def test_embedded_calibration_lines_join_the_image_and_are_marked(streams: Streams):
+    scan = streams.scan(acceleration=(2, 1), mode=CalibrationMode.EMBEDDED)
+    kinds = {3: F.IS_PARALLEL_CALIBRATION, 4: F.IS_PARALLEL_CALIBRATION_AND_IMAGING, 5: F.IS_PARALLEL_CALIBRATION}
+    readouts = [streams.readout(line, *([kinds[line]] if line in kinds else [])) for line in (0, 2, 3, 4, 5, 6)]
+    (group,), assembler = streams.assemble(scan, readouts)
+    assert np.flatnonzero(group.calibration_lines[0]).tolist() == [3, 4, 5]
+    assert np.flatnonzero(group.counts[0, 0]).tolist() == [0, 2, 3, 4, 5, 6]
+    assert group.calibration is None
+    assert assembler.counts["imaging"] == 6
+
+
+@pytest.mark.parametrize("mode", [CalibrationMode.SEPARATE, CalibrationMode.EXTERNAL, CalibrationMode.OTHER])
+def test_separate_calibration_lines_get_a_grid_of_their_own(streams: Streams, mode: CalibrationMode):
+    scan = streams.scan(16, acceleration=(2, 1), mode=mode)
+    lines = [
+        streams.readout(line, F.IS_PARALLEL_CALIBRATION, samples=4, center=2, seed=n, slice=1)
+        for n in range(2)
+        for line in (103, 100, 101)
+    ]
+    readouts = [*lines, *(streams.readout(line, slice=n) for n in range(2) for line in range(0, 16, 2))]
+    (other, group), assembler = streams.assemble(scan, readouts)
+    assert other.calibration is None
+    assert assembler.counts["calibration"] == 6
+    calibration = group.calibration
+    assert calibration.kspace.shape == (2, 1, 4, 4)
+    assert calibration.counts.tolist() == [[2, 2, 0, 2]]
+    expected = lines[0].complex_samples()[0] + lines[3].complex_samples()[0]
+    np.testing.assert_array_equal(calibration.kspace[:, 0, 3], expected)
+    assert (group.counts[0, 0] > 0).sum() == 8
+    assert not group.calibration_lines.any()
+
+
+def test_asymmetric_calibration_lines_keep_what_is_symmetric_about_the_centre(streams: Streams):
+    scan = streams.scan(mode=CalibrationMode.SEPARATE)
+    line = streams.readout(5, F.IS_PARALLEL_CALIBRATION, samples=6, center=2)
+    (group,), _ = streams.assemble(scan, [line, *(streams.readout(n) for n in range(8))])
+    np.testing.assert_array_equal(group.calibration.kspace[:, 0, 0], line.complex_samples()[0, :, :5])  # centre at 5//2
+
+
+def test_calibration_lines_that_span_more_than_the_matrix_are_left_out(streams: Streams):
+    scan = streams.scan(mode=CalibrationMode.SEPARATE)
+    lines = [streams.readout(n, F.IS_PARALLEL_CALIBRATION) for n in (0, 7, 8, 65_535)]
+    (group,), assembler = streams.assemble(scan, [*lines, *(streams.readout(n) for n in range(8))])
+    assert group.calibration.counts.shape == (1, 8)
+    assert assembler.counts["out_of_range"] == 2
+
+
+def test_calibration_lines_after_their_images_are_reported(streams: Streams):
+    scan = streams.scan(mode=CalibrationMode.SEPARATE)
+    readouts = [*(streams.readout(n) for n in range(8)), streams.readout(4, F.IS_PARALLEL_CALIBRATION)]
+    _, assembler = streams.assemble(scan, readouts)
+    assert any("after images of this slice" in warning for warning in assembler.take_warnings())
+
+
+def test_noise_readouts_are_collected_with_their_dwell_up_to_the_limit(streams: Streams):
+    noise = [streams.readout(0, F.IS_NOISE_MEASUREMENT, samples=9, center=0, dwell=20.0, seed=n) for n in range(4)]
+    odd = [
+        streams.readout(0, F.IS_NOISE_MEASUREMENT, samples=9, center=0, dwell=10.0, seed=7),
+        streams.readout(0, F.IS_NOISE_MEASUREMENT, samples=5, center=0, dwell=20.0, seed=7),
+        streams.readout(0, F.IS_NOISE_MEASUREMENT, samples=9, center=0, dwell=20.0, value=np.nan),
+    ]
+    image = [streams.readout(n) for n in range(8)]
+    limits = AssemblyLimits(max_noise_bytes=3 * 2 * 9 * 8)
+    (group,), assembler = streams.assemble(streams.scan(), [noise[0], *odd, *noise[1:], *image], limits=limits)
+    assert group.noise.sample_time_us == 20.0
+    expected = np.concatenate([readout.complex_samples() for readout in noise[:3]])
+    np.testing.assert_array_equal(group.noise.samples, expected)
+    fates = assembler.counts
+    assert (fates["noise"], fates["noise_unused"], fates["not_finite"]) == (3, 3, 1)
+
+
+def test_noise_alone_makes_no_group_and_no_error(streams: Streams):
+    groups, assembler = streams.assemble(streams.scan(), [streams.readout(0, F.IS_NOISE_MEASUREMENT, center=0)])
+    assert (groups, assembler.take_warnings()) == ([], [])
+
+
+@pytest.mark.parametrize("flag", [23, 24, 26, 27, 28, 29, 30, 31])
+def test_readouts_that_are_not_meant_for_the_image_are_kept_out(streams: Streams, flag: int):
+    extra = streams.readout(3, F(flag), F.LAST_IN_SLICE, coils=3, samples=5, center=4)
+    readouts = [streams.readout(n) for n in range(8)]
+    (group,), assembler = streams.assemble(streams.scan(), [*readouts[:4], extra, *readouts[4:]])
+    assert (group.counts == 1).all()
+    assert assembler.counts["kept_out"] == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, complex(0, -np.inf)])
+@pytest.mark.parametrize("order", [list(range(8)), [7, 0, 3, 1, 2, 4, 6, 5], list(range(7, -1, -1))])
+def test_line_with_nan_counts_as_not_measured(streams: Streams, value: complex, order: list[int]):
+    readouts = [streams.readout(line) for line in order]
+    bad = readouts[order.index(3)].samples.reshape(-1).view(np.complex64)
+    bad[5] = value
+    (group,), assembler = streams.assemble(streams.scan(), readouts)
+    assert np.isfinite(group.kspace).all()
+    assert not group.kspace[0, :, 0, 3].any()
+    assert group.counts[0, 0].tolist() == [1, 1, 1, 0, 1, 1, 1, 1]
+    assert (group.is_complete, assembler.counts["not_finite"]) == (False, 1)
+    assert "line 3" in assembler.take_warnings()[0]
+
+
+def test_nan_in_a_repeated_line_leaves_the_first_as_it_was(streams: Streams):
+    scan = streams.scan(limits={"average": (0, 1, 0)})
+    readouts = [streams.readout(n) for n in range(8)] + [streams.readout(n, average=1, value=np.nan) for n in range(8)]
+    (group,), _ = streams.assemble(scan, readouts)
+    assert (group.counts == 1).all()
+    np.testing.assert_array_equal(group.kspace[0, :, 0, 2], readouts[2].complex_samples()[0])
+
+
+def test_huge_but_finite_samples_are_used(streams: Streams):
+    readouts = [streams.readout(n, value=3e38) for n in range(8)]
+    (group,), assembler = streams.assemble(streams.scan(), readouts)
+    assert (group.counts == 1).all()
+    assert assembler.counts["not_finite"] == 0
+
+
+@pytest.mark.parametrize("where", [{"samples": 0}, {"coils": 0}])
+def test_empty_readouts_are_skipped(streams: Streams, where: dict[str, int]):
+    readouts = [streams.readout(0, center=0, **where), *(streams.readout(n) for n in range(8))]
+    groups, assembler = streams.assemble(streams.scan(), readouts)
+    assert (len(groups), assembler.counts["empty"]) == (1, 1)
+
+
+def test_readout_that_is_discarded_whole_is_skipped(streams: Streams):
+    readouts = [streams.readout(0, discard=(3, 3)), *(streams.readout(n) for n in range(8))]
+    groups, assembler = streams.assemble(streams.scan(), readouts)
+    assert (len(groups), assembler.counts["empty"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "counters",
+    [{"line": 8}, {"line": 65_535}, {"partition": 1}, {"slice": 2}, {"contrast": 1}, {"phase": 9}, {"set": 9}],
+)
+def test_counter_out_of_range_is_dropped_with_one_warning(streams: Streams, counters: dict[str, int]):
+    scan = streams.scan(
+        limits={name: (0, top, 0) for name, top in (("slice", 1), ("contrast", 0), ("phase", 3), ("set", 3))}
+    )
+    stray = streams.readout(**{"line": 0, **counters})
+    readouts = [stray, stray, *(streams.readout(n) for n in range(8))]
+    groups, assembler = streams.assemble(scan, readouts)
+    assert len(groups) == 1
+    assert (groups[0].counts == 1).all()
+    assert assembler.counts["out_of_range"] == 2
+    assert len(assembler.take_warnings()) == 1
+
+
+def test_limits_beyond_the_matrix_lose_only_what_does_not_fit(streams: Streams):
+    scan = streams.scan(8, limits={"kspace_encode_step_1": (0, 9, 5)})
+    (group,), assembler = streams.assemble(scan, [streams.readout(n) for n in range(10)])
+    assert (group.counts == 1).all()
+    assert group.is_complete
+    assert assembler.counts["out_of_range"] == 2
+
+
+def test_mostly_stray_counters_are_an_error(streams: Streams):
+    readouts = [streams.readout(n % 40) for n in range(200)]
+    with pytest.raises(AssemblyError, match="outside the header's encoding limits"):
+        streams.assemble(streams.scan(), readouts)
+
+
+def test_scan_without_one_readout_in_range_is_an_error(streams: Streams):
+    with pytest.raises(AssemblyError, match="none of 3 readouts"):
+        streams.assemble(streams.scan(), [streams.readout(n) for n in (8, 9, 10)])
+
+
+@pytest.mark.parametrize(
+    ("readouts", "words"),
+    [
+        ([{"line": 0}, {"line": 1, "coils": 3}], "expected 2 channels as before, found 3"),
+        ([{"line": 0, "encoding": 3}], "encoding_space_ref 3"),
+        ([{"line": 0, "samples": 5, "center": 5}], "5 samples with centre 5"),
+        ([{"line": 0, "samples": 4, "center": 65_535}], "centre 65535"),
+        ([{"line": 0, "samples": 7, "center": 3}], "do not fit into the encoded matrix of 6"),
+        ([{"line": 0, "discard": (4, 3)}], "discards 7 of only 6 samples"),
+        ([{"line": 0, "discard": (65_535, 65_535)}], "discards 131070"),
+    ],
+)
+def test_readout_that_cannot_be_placed_is_refused_with_its_values(
+    streams: Streams, readouts: list[dict[str, Any]], words: str
+):
+    with pytest.raises(AssemblyError, match=r"slice 0|encoding_space_ref") as caught:
+        streams.assemble(streams.scan(), [streams.readout(**readout) for readout in readouts])
+    assert words in str(caught.value)
+
+
+def test_other_channels_in_the_noise_than_in_the_image_are_refused(streams: Streams):
+    readouts = [streams.readout(0, F.IS_NOISE_MEASUREMENT, center=0, coils=3), streams.readout(0)]
+    with pytest.raises(AssemblyError, match="expected 3 channels as before, found 2"):
+        streams.assemble(streams.scan(), readouts)
+
+
+@pytest.mark.parametrize("flag", [F.COMPRESSION1, F.COMPRESSION4])
+def test_compressed_samples_are_refused(streams: Streams, flag: AcquisitionFlag):
+    with pytest.raises(AssemblyError, match="compressed"):
+        streams.assemble(streams.scan(), [streams.readout(0, flag)])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TrajectoryType if kind is not TrajectoryType.CARTESIAN])
+def test_other_trajectories_are_refused_by_name(streams: Streams, kind: TrajectoryType):
+    with pytest.raises(AssemblyError, match=kind.value):
+        Assembler(streams.scan(trajectory=kind), Grouping.SLICE, streams.Slots())
+
+
+def test_trajectory_of_a_cartesian_scan_is_ignored_with_a_warning(streams: Streams):
+    readouts = [streams.readout(n) for n in range(8)]
+    assembler = Assembler(streams.scan(), Grouping.SLICE, streams.Slots())
+    groups = []
+    for readout in readouts:
+        trajectory = np.zeros((1, 6 * 2 * 4), np.uint8)
+        groups += assembler.add(Acquisitions(readout.headers, readout.samples, trajectory))
+    assert len(groups) == 1
+    assert any("trajectory" in warning for warning in assembler.take_warnings())
+
+
+def test_header_over_the_budget_is_refused_before_memory_is_taken(streams: Streams):
+    slots = streams.Slots()
+    with pytest.raises(BudgetError, match="16384 x 16384"):
+        Assembler(streams.scan(16_384, 16_384, 100), Grouping.SLICE, slots)
+    with pytest.raises(BudgetError, match="needs 2147483648 bytes"):
+        Assembler(streams.scan(16_384, 16_384), Grouping.SLICE, slots)
+    assert slots.taken == []
+
+
+def test_more_coils_than_the_budget_allows_are_refused_before_memory_is_taken(streams: Streams):
+    slots = streams.Slots()
+    assembler = Assembler(streams.scan(), Grouping.SLICE, slots, AssemblyLimits(max_group_bytes=8 * 6 * 8))
+    with pytest.raises(BudgetError, match="2 channels"):
+        assembler.add(streams.readout(0))
+    assert slots.taken == []
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [AssemblyLimits(max_channels=1), AssemblyLimits(max_samples=5), AssemblyLimits(max_open_bytes=5)],
+)
+def test_readout_over_a_limit_is_refused(streams: Streams, limits: AssemblyLimits):
+    with pytest.raises(BudgetError):
+        streams.assemble(streams.scan(), [streams.readout(0)], limits=limits)
+
+
+def test_unfinished_groups_are_bounded_in_number_and_bytes(streams: Streams):
+    readouts = [streams.readout(0, slice=n) for n in range(100)]
+    for limits in (AssemblyLimits(max_open_groups=10), AssemblyLimits(max_open_bytes=10 * 8 * 6 * 2 * 8)):
+        slots = streams.Slots()
+        assembler = Assembler(streams.scan(), Grouping.SLICE, slots, limits)
+        for readout in readouts[:10]:
+            assembler.add(readout)
+        with pytest.raises(BudgetError, match="unfinished groups"):
+            assembler.add(readouts[10])
+        assert len(slots.taken) == 10
+        assembler.abandon()
+        assert (slots.n_out, assembler.bytes_held) == (0, 0)
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_groups_complete_before_an_error_can_be_taken_or_are_released(streams: Streams, is_taken: bool):
+    slots = streams.Slots()
+    assembler = Assembler(streams.scan(), Grouping.SLICE, slots)
+    readouts = [*(streams.readout(n) for n in range(8)), streams.readout(0, slice=1), streams.readout(0, encoding=9)]
+    (batch,) = streams.batches(readouts)
+    with pytest.raises(PipelineError):
+        assembler.add(batch)
+    assert slots.n_out == 2
+    groups = assembler.take_ready() if is_taken else []
+    assembler.abandon()
+    assert slots.n_out == len(groups) == int(is_taken)
+
+
+def test_nothing_of_a_batch_is_kept(streams: Streams):
+    readouts = [streams.readout(0, F.IS_NOISE_MEASUREMENT, center=0), streams.readout(4, F.IS_PARALLEL_CALIBRATION)]
+    batches = streams.batches([*readouts, *(streams.readout(n) for n in range(8))])
+    kept = Assembler(streams.scan(), Grouping.SLICE, streams.Slots())
+    spoilt = Assembler(streams.scan(), Grouping.SLICE, streams.Slots())
+    groups, others = [], []
+    for batch in batches:
+        groups += kept.add(batch)
+        copy = Acquisitions(batch.headers.copy(), batch.samples.copy())
+        others += spoilt.add(copy)
+        copy.headers.view(np.uint8)[:] = 0xEE
+        copy.samples[:] = 0xEE
+    for group, other in zip(groups, others, strict=True):
+        assert group.kspace.tobytes() == other.kspace.tobytes()
+        assert group.headers.tobytes() == other.headers.tobytes()
+        assert group.noise.samples.tobytes() == other.noise.samples.tobytes()
+        assert group.calibration.kspace.tobytes() == other.calibration.kspace.tobytes()
+
+
+def test_waveforms_are_counted_and_not_kept(streams: Streams):
+    assembler = Assembler(streams.scan(), Grouping.SLICE, streams.Slots())
+    assembler.add_waveform(Waveform(np.zeros((), WAVEFORM_HEADER), np.zeros((1, 5), np.uint32)))
+    assert (assembler.waveforms, assembler.bytes_held, sum(assembler.counts.values())) == (1, 0, 0)
+
+
+def test_kspace_lies_in_the_slot_with_each_readout_in_one_block(streams: Streams):
+    (group,), _ = streams.assemble(streams.scan(), [streams.readout(n) for n in range(8)])
+    assert np.shares_memory(group.kspace, group.slots[0].data)
+    assert group.kspace[0, :, 0, 3].flags.c_contiguous
