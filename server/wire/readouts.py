@@ -111,10 +111,14 @@ def _run_length(data: memoryview, start: int, most: int, stride: int) -> int:
 
     Growing, so that a stream that changes shape at every readout is not looked through again and again.
     """
-    n, block = 1, 4
+    _, _, _, samples, _, channels, dimensions = _FIXED.unpack_from(data, start)
     if most == 1:
         return 1
-    _, _, _, samples, _, channels, dimensions = _FIXED.unpack_from(data, start)
+    # The second alone and without arrays, for streams in which two shapes take turns.
+    next_id, _, _, next_samples, _, next_channels, _ = _FIXED.unpack_from(data, start + stride)
+    if (next_id, next_samples, next_channels) != (MessageId.ACQUISITION, samples, channels):
+        return 1
+    n, block = 1, 8
     while n < most:
         count = min(block, most - n)
         probe = np.ndarray((count,), _PROBE, data, start + n * stride, (stride,))
