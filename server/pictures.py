@@ -150,12 +150,7 @@ def write_montage(path: Path, title: str, subtitle: str, columns: Sequence[str],
             figure.text(0.17 / width, (y + cell_height / 2) / height, row.label, color=_TEXT, fontsize=9.5, rotation=90,
                         ha="center", va="center")  # fmt: skip
         _draw_bar(figure, shown, place(x + 0.04, y + 0.08, 0.11, cell_height - 0.16), row.unit)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, facecolor=_BACKGROUND)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written ({error.strerror or error})") from error
-    return path
+    return _save(figure, path)
 
 
 def _factor(width_mm: float, height_mm: float, *, single: bool) -> float:
@@ -191,3 +186,49 @@ def _draw_bar(figure: Any, shown: Any, axes: Any, unit: str) -> None:
 def _letter(direction: NDArray[np.float64]) -> str:
     axis = int(np.argmax(np.abs(direction)))
     return _LETTERS[axis][int(direction[axis] > 0)]
+
+
+def write_sampling(path: Path, title: str, subtitle: str, mask: NDArray[np.uint8]) -> Path:
+    """Write a picture of a sampling pattern.
+
+    Args:
+        path: of the PNG.
+        title: first line.
+        subtitle: second line.
+        mask: `(lines, samples)`: 0 not measured, 1 image, 2 image and calibration, 3 calibration only.
+
+    Raises:
+        FileError: the picture cannot be written.
+    """
+    kinds = (
+        ("not measured", "#1d242b"),
+        ("image", "#5aa9e6"),
+        ("image and calibration", "#ffd76a"),
+        ("calibration", "#e07a5f"),
+    )
+    colours = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for _, colour in kinds], np.uint8)
+    figure = cast("Any", Figure(figsize=(7.0, 5.6), facecolor=_BACKGROUND, dpi=130))
+    FigureCanvasAgg(figure)
+    figure.text(0.11, 0.955, title, color=_TEXT, fontsize=12, weight="bold", va="center")
+    figure.text(0.11, 0.915, subtitle, color=_FAINT, fontsize=8.5, va="center")
+    axes = figure.add_axes([0.11, 0.15, 0.85, 0.73])
+    n_y, n_x = mask.shape
+    extent = (-(n_x // 2), n_x - n_x // 2, n_y - n_y // 2, -(n_y // 2))
+    axes.imshow(colours[mask], aspect="auto", interpolation="nearest", extent=extent)
+    axes.set_xlabel("readout sample, 0 at the centre of k-space", color=_FAINT, fontsize=8)
+    axes.set_ylabel("line, 0 at the centre of k-space", color=_FAINT, fontsize=8)
+    axes.tick_params(colors=_FAINT, labelsize=7)
+    for number, (label, colour) in enumerate(kinds):
+        if np.any(mask == number):
+            axes.plot([], [], "s", color=colour, label=label)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncol=4, frameon=False, fontsize=8, labelcolor=_FAINT)
+    return _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, facecolor=_BACKGROUND)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written ({error.strerror or error})") from error
+    return path
