@@ -58,7 +58,7 @@ def _load_file(path: Path) -> NDArray[np.float32]:
 
             loaded = cast("Any", nibabel).as_closest_canonical(cast("Any", nibabel).load(path))
             # RAS to rows from front to back, columns from the patient's right to the left, slices from foot to head.
-            array = np.asarray(loaded.dataobj)[:, ::-1].transpose(2, 1, 0)
+            array = np.asarray(loaded.dataobj)[::-1, ::-1].transpose(2, 1, 0)
     except (OSError, ValueError, EOFError) as error:
         raise FileError(f"{path} cannot be read as an image ({error})") from error
     except Exception as error:

@@ -129,7 +129,9 @@ def write_montage(path: Path, title: str, subtitle: str, columns: Sequence[str],
     height = _TOP + n_down * (cell_height + _GAP) + _BOTTOM
     figure = cast("Any", Figure(figsize=(width, height), facecolor=_BACKGROUND, dpi=130))
     FigureCanvasAgg(figure)
-    figure.text(_LEFT / width, 1 - 0.24 / height, title, color=_TEXT, fontsize=12, weight="bold", va="center")
+    figure.text(
+        _LEFT / width, 1 - 0.24 / height, _fit(title, width), color=_TEXT, fontsize=12, weight="bold", va="center"
+    )
     figure.text(_LEFT / width, 1 - 0.40 / height, subtitle, color=_FAINT, fontsize=8.5, va="top", linespacing=1.4)
 
     def place(x: float, y: float, w: float, h: float) -> Any:
@@ -151,6 +153,12 @@ def write_montage(path: Path, title: str, subtitle: str, columns: Sequence[str],
                         ha="center", va="center")  # fmt: skip
         _draw_bar(figure, shown, place(x + 0.04, y + 0.08, 0.11, cell_height - 0.16), row.unit)
     return _save(figure, path)
+
+
+def _fit(title: str, width: float) -> str:
+    """A title cut to the width of the picture in inches, of which it takes about a ninth a character."""
+    most = int((width - 2 * _LEFT) * 9)
+    return title if len(title) <= most else title[: most - 3] + "..."
 
 
 def _factor(width_mm: float, height_mm: float, *, single: bool) -> float:

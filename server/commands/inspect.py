@@ -86,7 +86,9 @@ def main(
     console.print(_encoding_table(header))
     console.print(_content_table(content, header))
     if len(levels := content.noise_levels()):
-        console.print(_noise_table(levels, content))
+        measured = f"{content.noise_samples} samples at {content.noise_dwell_us:g} us"
+        console.print(f"noise of each channel (root of E|n|^2, {measured})", soft_wrap=True)
+        console.print(_noise_table(levels))
     else:
         console.print("No noise scan: a server estimates the noise level from the data.")
     if png is not None:
@@ -196,9 +198,8 @@ def _flag_order(name: str) -> int:
     return AcquisitionFlag[name].value if name in AcquisitionFlag.__members__ else 0
 
 
-def _noise_table(levels: NDArray[np.float64], content: Content) -> Table:
-    title = f"noise of each channel (root of E|n|^2, {content.noise_samples} samples at {content.noise_dwell_us:g} us)"
-    table = Table(title=title, title_justify="left")
+def _noise_table(levels: NDArray[np.float64]) -> Table:
+    table = Table()
     table.add_column("channel", justify="right")
     table.add_column("noise", justify="right")
     table.add_column("relative to the median")
@@ -221,4 +222,4 @@ def _draw_mask(path: Path, name: str, content: Content, encoding: Encoding) -> N
         if n_lines
         else "no image lines"
     )
-    write_sampling(path, f"{name}: sampling of k-space", subtitle, mask)
+    write_sampling(path, "sampling of k-space", f"{name}: {subtitle}", mask)
