@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from pipelines.mrd import IMAGE_HEADER, Image, ImageDataType
 from server.errors import ExecutionError
 from server.execution.executor import Job
+from server.execution.repeated import RepeatedArrays
 from server.execution.shared_memory import SharedSlot, SharedSlots
 
 Buffers = list[bytes | memoryview]
@@ -58,14 +59,19 @@ class Reply:
     images: tuple[Image, ...] = ()
 
 
-def encode_job(job: Job, slots: SharedSlots) -> tuple[Buffers, set[SharedSlot]]:
+def encode_job(job: Job, slots: SharedSlots, repeated: RepeatedArrays | None = None) -> tuple[Buffers, set[SharedSlot]]:
     """A job as bytes, and the slots that its arrays lie in, which must stay as they are until the worker has answered.
+
+    Args:
+        job: what to run.
+        slots: where arrays lie that need not travel.
+        repeated: puts other large arrays there when they come again; None to let them travel every time.
 
     Raises:
         ExecutionError: the job holds something that cannot travel, or an array in a slot that was released.
     """
     stream, buffers = io.BytesIO(), list[memoryview]()
-    pickler = _JobPickler(stream, slots, buffers)
+    pickler = _JobPickler(stream, slots, repeated, buffers)
     travelling = replace(
         job, parameters=dict(job.parameters), provenance=dict(job.provenance), group=replace(job.group, slots=())
     )
@@ -110,15 +116,20 @@ class SlotViews:
 class _JobPickler(pickle.Pickler):
     """Pickles arrays in shared memory as references."""
 
-    def __init__(self, stream: io.BytesIO, slots: SharedSlots, buffers: list[memoryview]) -> None:
+    def __init__(
+        self, stream: io.BytesIO, slots: SharedSlots, repeated: RepeatedArrays | None, buffers: list[memoryview]
+    ) -> None:
         super().__init__(stream, protocol=5, buffer_callback=lambda buffer: buffers.append(buffer.raw()))
         self._slots = slots
+        self._repeated = repeated
         self.used: set[SharedSlot] = set()
 
     def persistent_id(self, obj: object) -> tuple[object, ...] | None:
         if type(obj) is not np.ndarray or obj.dtype.hasobject:
             return None
         place = self._slots.locate(obj)
+        if place is None and self._repeated is not None:
+            place = self._repeated.place(obj)
         if place is None:
             return None
         slot, first = place

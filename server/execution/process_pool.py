@@ -31,6 +31,7 @@ from server.execution.encoding import Buffers, Reply, encode_job
 from server.execution.executor import Health, Job, JobResult
 from server.execution.failure import decode_failure
 from server.execution.launcher import ForkServer, WorkerDiedError, WorkerProcess
+from server.execution.repeated import RepeatedArrays
 from server.execution.shared_memory import SharedSlots
 from server.execution.worker_settings import PIPELINE, WorkerSettings
 
@@ -116,6 +117,7 @@ class ProcessExecutor:
         self._stop_grace_s = stop_grace_s
         self._slots = SharedSlots(memory_budget_bytes)
         self._memory_fd = self._slots.open_for_reading()
+        self._repeated: RepeatedArrays | None = None  # made by `start`, because it belongs to the event loop
         self._fork_server: ForkServer | None = None
         self._fork_server_lock = asyncio.Lock()
         self._seats = [_Seat(index) for index in range(max(workers, 1))]
@@ -148,6 +150,7 @@ class ProcessExecutor:
         if self._is_started or self._is_stopping:
             raise RuntimeError("an executor starts once")
         self._is_started = True
+        self._repeated = RepeatedArrays(self._slots)
         self._slots.prefault()
         for seat in self._seats:
             self._tasks.append(asyncio.create_task(self._keep(seat)))
@@ -199,6 +202,8 @@ class ProcessExecutor:
         if self._fork_server is not None:
             await self._fork_server.stop()
         await asyncio.gather(*self._tasks)
+        if self._repeated is not None:
+            self._repeated.close()
         self._slots.close()
         os.close(self._memory_fd)
 
@@ -306,7 +311,7 @@ class ProcessExecutor:
         pending.attempts += 1
         queue_s = asyncio.get_running_loop().time() - pending.submitted_at
         try:
-            buffers, slots = encode_job(pending.job, self._slots)
+            buffers, slots = encode_job(pending.job, self._slots, self._repeated)
         except ExecutionError as error:
             self._settle(pending, error)
             return

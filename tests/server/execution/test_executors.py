@@ -246,7 +246,7 @@ async def test_the_loop_goes_on_while_a_job_runs(executor: AnyExecutor) -> None:
 async def test_health_tells_what_is_going_on(executor: AnyExecutor) -> None:
     groups = [make_group(executor.slots, seed) for seed in range(3)]
     assert executor.health().workers == {"idle": 1}
-    running = [asyncio.create_task(executor.run(make_job(group, sleep_s=0.1))) for group in groups]
+    running = [asyncio.create_task(executor.run(make_job(group, sleep_s=0.25))) for group in groups]
     await asyncio.sleep(0.05)
     health = executor.health()
     assert (health.workers, health.queued, health.is_usable) == ({"busy": 1}, 2, True)
@@ -262,16 +262,16 @@ async def test_life_from_start_to_stop(kind: str) -> None:
     group = make_group(made.slots, 1)
     with pytest.raises(RuntimeError, match="not started"):
         await made.run(make_job(group))
+    assert not made.health().is_usable
     await made.start()
     with pytest.raises(RuntimeError, match="once"):
         await made.start()
-    assert not made.health().is_usable
     early = await made.run(make_job(group))
     assert early.images[0].meta["runs"] == ["2"], "the warm-up ran first"
     (problem,) = made.health().problems
     assert "unloadable" in problem
     assert made.health().is_usable
-    running = asyncio.create_task(made.run(make_job(group, sleep_s=0.2)))
+    running = asyncio.create_task(made.run(make_job(group, sleep_s=0.6)))
     waiting = asyncio.create_task(made.run(make_job(replace(group))))
     await asyncio.sleep(0.1)
     await made.stop()
