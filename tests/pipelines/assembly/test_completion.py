@@ -215,3 +215,54 @@ def test_frames_are_told_apart_by_every_group_counter(streams: Streams):
     keys = [group.key for group in groups]
     assert [[getattr(key, name) for name in names] for key in keys[:5]] == np.eye(5, dtype=int).tolist()
     assert (keys[5].encoding, keys[5].slice) == (1, 0)
+
+
+def test_repetitions_seen_to_interleave_are_not_ended_by_a_new_one(streams: Streams):
+    order = [(line, r) for line in range(5) for r in range(2)] + [(line, 2) for line in range(5)]
+    order += [(line, r) for line in range(5, 7) for r in range(3)]
+    groups, assembler = streams.assemble(streams.scan(), [streams.readout(line, repetition=r) for line, r in order])
+    assert [int(group.counts.sum()) for group in groups] == [7, 7, 7]
+    assert assembler.counts["late"] == 0
+
+
+def test_calibration_lines_in_a_second_pass_join_their_slices(streams: Streams):
+    scan = streams.scan(12, acceleration=(3, 1), mode=CalibrationMode.EMBEDDED)
+    flags = {6: (F.IS_PARALLEL_CALIBRATION_AND_IMAGING,)}
+    first = [streams.readout(line, *flags.get(line, ()), slice=n) for n in range(2) for line in (0, 3, 6, 9)]
+    second = [streams.readout(line, F.IS_PARALLEL_CALIBRATION, slice=n) for n in range(2) for line in (5, 7)]
+    groups, _ = streams.assemble(scan, first + second)
+    assert slices_of(groups) == [(0, 0), (0, 1)]
+    assert [np.flatnonzero(group.calibration_lines[0]).tolist() for group in groups] == [[5, 6, 7]] * 2
+
+
+def test_line_after_a_believed_flag_is_late_and_later_flags_are_not_believed(streams: Streams):
+    readouts = [
+        streams.readout(line, *([F.LAST_IN_SLICE] if line == 6 else []), slice=n) for n in range(3) for line in range(8)
+    ]
+    groups, assembler = streams.assemble(streams.scan(), readouts)
+    assert [int(group.counts.sum()) for group in groups] == [7, 8, 8]
+    assert [group.is_complete for group in groups] == [False, True, True]
+    assert assembler.counts["late"] == 1
+    assert len(assembler.take_warnings()) == 2
+
+
+def test_last_flag_of_one_repetition_ends_no_other(streams: Streams):
+    scan = streams.scan(12, acceleration=(3, 1), mode=CalibrationMode.EMBEDDED)
+    lines = [(0, ()), (3, ()), (5, (F.IS_PARALLEL_CALIBRATION,)), (6, ()), (9, ())]
+    readouts = [streams.readout(line, *flags, repetition=r) for line, flags in lines for r in range(2)]
+    readouts[-1].headers["flags"] |= F.LAST_IN_REPETITION.mask
+    readouts.append(streams.readout(4, F.IS_PARALLEL_CALIBRATION, repetition=0))
+    groups, _ = streams.assemble(scan, readouts)
+    assert [(group.key.repetition, int(group.counts.sum())) for group in groups] == [(1, 5), (0, 6)]
+
+
+def test_repeated_line_after_a_complete_group_does_not_discredit_flags(streams: Streams):
+    readouts = [streams.readout(line, *([F.LAST_IN_SLICE] if line == 7 else [])) for line in range(8)]
+    readouts += [streams.readout(3, seed=1)]
+    readouts += [streams.readout(line, *([F.LAST_IN_SLICE] if line == 6 else []), slice=1) for line in range(7)]
+    groups, assembler = streams.assemble(streams.scan(), readouts, finish=False)
+    assert [(group.completion, int(group.counts.sum())) for group in groups] == [
+        (Completion.FLAG, 8),
+        (Completion.FLAG, 7),
+    ]
+    assert assembler.counts["late"] == 1

@@ -373,3 +373,10 @@ def test_kspace_lies_in_the_slot_with_each_readout_in_one_block(streams: Streams
     (group,), _ = streams.assemble(streams.scan(), [streams.readout(n) for n in range(8)])
     assert np.shares_memory(group.kspace, group.slots[0].data)
     assert group.kspace[0, :, 0, 3].flags.c_contiguous
+
+
+def test_no_memory_is_taken_for_a_readout_that_cannot_be_placed(streams: Streams):
+    slots = streams.Slots()
+    with pytest.raises(AssemblyError):
+        Assembler(streams.scan(), Grouping.SLICE, slots).add(streams.readout(0, samples=7))
+    assert slots.taken == []
