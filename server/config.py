@@ -79,7 +79,7 @@ class Limits(_Section):
     session_waiting_bytes: int = _setting(512 * MIB, "The same for one session.", unit="bytes", ge=MIB)
     session_waiting_jobs: int = _setting(64, "Jobs of one session that may wait before the server stops reading.", ge=1)
     receive_buffer_bytes: int = _setting(
-        MIB, "Bytes that one reading from a socket may return.", unit="bytes", ge=4096, le=64 * MIB
+        2 * MIB, "Bytes that one reading from a socket may return.", unit="bytes", ge=4096, le=64 * MIB
     )
     message_bytes: int = _setting(
         64 * MIB, "Largest message; a receive buffer never grows beyond it.", unit="bytes", ge=4096, le=2 * GIB

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -44,8 +45,9 @@ ERROR_KINDS: Final = (
 """Rules that a peer can break (`server.errors.ProtocolError.kind`)."""
 
 
+@cache
 def product_version() -> str:
-    """Version of this installation."""
+    """Version of this installation; asked for once, for it is read from files."""
     try:
         return version("echotrain")
     except PackageNotFoundError:
