@@ -50,7 +50,7 @@ class DroppingExecutor:
     async def start(self) -> None:
         self.slots.prefault()
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job) -> JobResult:  # noqa: ARG002
         return JobResult(())
 
     def health(self) -> Health:

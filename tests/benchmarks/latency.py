@@ -46,8 +46,10 @@ def main(scans: int, pipeline: str) -> None:
     last = len(readouts) - (342 + scan.batches[-1].samples[0].nbytes)
 
     server = subprocess.Popen(
-        [sys.executable, "-m", "server.cli", "serve", "--port", "0", "--admin-port", "0", "--pipeline", pipeline]
-        + ["--set", "logs.level=error"],
+        [
+            *(sys.executable, "-m", "server.cli", "serve", "--port", "0", "--admin-port", "0"),
+            *("--pipeline", pipeline, "--set", "logs.level=error"),
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )
