@@ -243,8 +243,9 @@ class ForkServer:
     def _environment(self) -> dict[str, str]:
         found = dict(os.environ)
         found["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # modules are found as they are here
+        found["OPENBLAS_NUM_THREADS"] = "1"  # numpy's; it makes its threads at import, and whoever forks must have one
         if self._settings.threads:
-            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
                 found[name] = str(self._settings.threads)
         for name, n_bytes in _MALLOC.items():
             found.setdefault(name, str(n_bytes))

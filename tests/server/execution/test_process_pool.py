@@ -26,8 +26,8 @@ in_module_loop = pytest.mark.asyncio(loop_scope="module")
 
 @asynccontextmanager
 async def running_pool(workers: int = 1, **options: Any) -> AsyncIterator[ProcessExecutor]:
-    options.setdefault("device", "cpu")
-    pool = ProcessExecutor(workers, threads_per_worker=1, memory_budget_bytes=64 << 20, **{"pipeline": FAKE, **options})
+    settings = {"device": "cpu", "threads_per_worker": 1, "memory_budget_bytes": 64 << 20, "pipeline": FAKE, **options}
+    pool = ProcessExecutor(workers, **settings)
     await pool.start()
     try:
         yield pool
@@ -57,6 +57,10 @@ async def run(pool: ProcessExecutor, seed: int = 0, **parameters: Any) -> JobRes
         return await pool.run(make_job(group, **parameters))
     finally:
         group.release()
+
+
+def descendants() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
 
 
 def pixels(result: JobResult) -> bytes:
@@ -222,9 +226,12 @@ async def test_two_workers_share_the_work() -> None:
         assert {result.images[0].meta["pid"][0] for result in results} == {str(pid) for pid in pool.worker_pids}
 
 
-async def test_zero_workers_means_one_for_every_thread_the_machine_has() -> None:
-    async with running_pool(0) as pool:
+async def test_zero_workers_means_one_for_every_core_and_the_process_that_forks_them_has_one_thread() -> None:
+    others = descendants()
+    async with running_pool(0, threads_per_worker=0) as pool:
         await run(pool)
+        (fork_server,) = (child for child in psutil.Process().children() if child not in others)
+        assert fork_server.num_threads() == 1
         n_workers = len(os.sched_getaffinity(0))
         await until_idle(pool, n_workers)
         assert len(set(pool.worker_pids)) == n_workers
@@ -258,10 +265,6 @@ async def test_asking_for_cuda_without_a_gpu_is_said() -> None:
         with pytest.raises(ExecutionError, match="no worker can be started"):
             await run(pool)
         assert "the settings ask for cuda, but torch finds 0 GPUs" in pool.health().problems[0]
-
-
-def descendants() -> set[psutil.Process]:
-    return set(psutil.Process().children(recursive=True))
 
 
 async def test_stopping_ends_every_process_and_fails_what_still_runs() -> None:
