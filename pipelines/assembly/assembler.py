@@ -26,7 +26,7 @@ from pipelines.assembly.grid import Cells, Grid
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.assembly.noise import NoiseStore
-from pipelines.assembly.open_group import OpenGroup
+from pipelines.assembly.open_group import OpenGroup, Progress
 from pipelines.assembly.routing import Route, Run, runs, where
 from pipelines.errors import AssemblyError, BudgetError
 from pipelines.mrd import Acquisitions, Waveform
@@ -122,7 +122,9 @@ class Assembler:
                 continue
             n_unfinished += 1
             if n_unfinished <= MAX_REPORTED:
-                self._ledger.warn(f"unfinished {n_unfinished}", self._describe_unfinished(group))
+                self._ledger.warn(
+                    f"unfinished {n_unfinished}", f"{_describe(group, group.progress())}; not reconstructed"
+                )
             self._drop(group)
         if n_unfinished > MAX_REPORTED:
             self._ledger.warn("unfinished", f"{n_unfinished} groups in all were too incomplete to reconstruct")
@@ -287,6 +289,10 @@ class Assembler:
             self._drop(group)
             return
         progress = group.progress()
+        if progress.missing:
+            self._ledger.warn(
+                "incomplete", f"{_describe(group, progress)}; incomplete groups are marked in their images"
+            )
         calibration, *slots = self._calibration.best_for(group.key, self._slots) or (None,)
         self._ready.append(
             Group(
@@ -371,7 +377,7 @@ class Assembler:
         if self._closed[key]:
             self._rules.distrust_flags()
 
-    def _describe_unfinished(self, group: OpenGroup) -> str:
-        progress = group.progress()
-        came = progress.promised - progress.missing
-        return f"{where(astuple(group.key))}: only {came} of {progress.promised} lines came; not reconstructed"
+
+def _describe(group: OpenGroup, progress: Progress) -> str:
+    came = progress.promised - progress.missing
+    return f"{where(astuple(group.key))}: only {came} of {progress.promised} lines came"

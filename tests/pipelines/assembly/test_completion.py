@@ -179,8 +179,10 @@ def test_irregular_sampling_is_complete_by_its_number_of_lines(streams: Streams)
 
 def test_tail_is_handed_on_at_close_and_says_what_is_missing(streams: Streams):
     readouts = [streams.readout(line) for line in range(5)]
-    (group,), _ = streams.assemble(streams.scan(), readouts)
+    (group,), assembler = streams.assemble(streams.scan(), readouts)
     assert (group.completion, group.is_complete, group.expected_lines) == (Completion.CLOSE, False, 8)
+    (warning,) = assembler.take_warnings()
+    assert "only 5 of 8 lines" in warning
 
 
 def test_too_small_a_tail_is_reported_instead(streams: Streams):
@@ -243,7 +245,10 @@ def test_line_after_a_believed_flag_is_late_and_later_flags_are_not_believed(str
     assert [int(group.counts.sum()) for group in groups] == [7, 8, 8]
     assert [group.is_complete for group in groups] == [False, True, True]
     assert assembler.counts["late"] == 1
-    assert len(assembler.take_warnings()) == 2
+    incomplete, late, flags = assembler.take_warnings()
+    assert "only 7 of 8" in incomplete
+    assert "handed on" in late
+    assert "LAST flags" in flags
 
 
 def test_last_flag_of_one_repetition_ends_no_other(streams: Streams):
