@@ -91,7 +91,9 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
     calibration = _calibration(group, measured, lines, counts, model, scale)
     lines = remove_oversampling(lines, length)
     if calibration is not None:
-        calibration = remove_oversampling(calibration, round(calibration.shape[-1] * length / n_x)).contiguous()
+        if group.calibration is None:
+            calibration = _measured_centre(calibration, group.readout_extent)
+        calibration = remove_oversampling(calibration, max(1, round(calibration.shape[-1] * length / n_x))).contiguous()
     if 0 < parameters.coil_compression < lines.shape[1]:
         signal = calibration if calibration is not None else lines.movedim(1, 0)
         matrix = compression_matrix(signal.reshape(lines.shape[1], -1), parameters.coil_compression)
@@ -174,6 +176,13 @@ def _calibration(
         return None
     weighted = lines * counts[:, *measured.index][:, None, None, :, None]
     return measured.scatter(weighted.sum(0, keepdim=True))[0, :, box[0], box[1]] / total[box][:, :, None]
+
+
+def _measured_centre(calibration: Tensor, extent: tuple[int, int]) -> Tensor:
+    """The longest measured part of the readout around its centre n//2 (an asymmetric echo leaves one end out)."""
+    centre = calibration.shape[-1] // 2
+    half = max(1, min(centre - extent[0], extent[1] - centre))
+    return calibration[..., centre - half : centre + half] if 2 * half < calibration.shape[-1] else calibration
 
 
 def _centred_box(sampled: NDArray[np.bool_]) -> tuple[slice, slice] | None:

@@ -38,7 +38,7 @@ class ZeroFilled:
 
     def __init__(self, parameters: ZeroFilledParameters, device: str) -> None:
         self._combine = parameters.combine
-        self._device = device
+        self._device = torch.device(device)
 
     def __call__(self, prepared: Prepared) -> Reconstructed:
         """Reconstruct frames.
@@ -48,15 +48,15 @@ class ZeroFilled:
         """
         if not bool((prepared.counts > 0).any()):
             raise ReconstructionError("no line of k-space was measured")
-        started = time.perf_counter()
+        started = self._clock()
         maps = None
         if self._combine == "sensitivity" and prepared.calibration is not None:
             maps = estimate_maps(prepared.calibration, _grid(prepared.kspace))
-        mapped = time.perf_counter()
+        mapped = self._clock()
         weights = density_weights(prepared.counts)
         coils = to_image(prepared.kspace * weights[:, None, :, :, None], (-3, -2, -1))
         image = (coils * maps.conj()).sum(1) if maps is not None else _root_sum_of_squares(coils)
-        combined = time.perf_counter()
+        combined = self._clock()
         share = weights.square() / prepared.counts.clamp(min=1)
         noise = prepared.noise_std**2 * share.mean((1, 2)) * prepared.readout_sampled.float().mean()
         variance = noise[:, None, None, None].expand(image.shape)
@@ -67,10 +67,16 @@ class ZeroFilled:
         stages_s = {
             "csm": mapped - started,
             "recon": combined - mapped,
-            "uncertainty": time.perf_counter() - combined,
+            "uncertainty": self._clock() - combined,
         }
         details = {"ReconCoilCombination": "rss" if maps is None else "sensitivity"}
         return Reconstructed(image, deviation, UncertaintyKind.NOISE, "analytic", details, stages_s)
+
+    def _clock(self) -> float:
+        """Seconds, once the device has finished what it was given."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
 
 
 def _root_sum_of_squares(coils: Complex64[Tensor, "frames coils z y x"]) -> Complex64[Tensor, "frames z y x"]:
