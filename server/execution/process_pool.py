@@ -363,7 +363,7 @@ class ProcessExecutor:
         self._restarts[reason] += 1
         if seat.state is SeatState.STARTING:
             seat.state = SeatState.FAILED
-            seat.problems = (f"a worker could not be started: {error or type(error).__name__}",)
+            seat.problems = (f"a worker could not be started: {str(error) or type(error).__name__}",)
             _log.error("worker %d could not be started (%s): %s", seat.index, reason, error, exc_info=error)
         else:
             _log.warning("worker %d (pid %s) was lost (%s) and is replaced", seat.index, pid, reason)
