@@ -89,8 +89,8 @@ class Assembler:
             Groups that are complete now; the caller releases them.
 
         Raises:
-            AssemblyError: a readout cannot be placed, or too many counters lie outside the header's ranges. Call
-            `abandon`. BudgetError: the scan needs more memory than the limits allow. Call `abandon`.
+            AssemblyError: a readout cannot be placed, or too many counters lie outside the header's ranges.
+            BudgetError: the scan needs more memory than the limits allow. After either call `take_ready`, `abandon`.
         """
         if len(batch) and (batch.n_coils == 0 or batch.n_samples == 0):
             self._ledger.count(Fate.EMPTY, len(batch), "readouts without samples or channels are left out")
