@@ -35,11 +35,11 @@ KERNEL_SIZE = (4, 6, 6)
 
 KERNEL_THRESHOLD = 2e-3
 """Kernels are kept whose eigenvalue exceeds this part of the largest. At low signal to noise more kernels pass, and the
-support grows to the whole field of view: the failure is a noisy background, never missing anatomy. A threshold from the
+support grows to the whole field of view: it fails towards a noisy background, not towards missing anatomy. A threshold from the
 noise level (Marchenko-Pastur edge) cut 12 to 16 % of the object away at a per-coil noise of three times the signal."""
 
 EIGENVALUE_CROP = 0.85
-"""Pixels with a smaller eigenvalue hold no signal. BART takes 0.8 without a margin; no crop costs 5 % of error at R = 4;
+"""Pixels with a smaller eigenvalue hold no signal. BART takes 0.8 without a margin; no crop costs 5 % at R = 4;
 0.9 cut 1 to 9 % of a brain away when only 8 calibration lines were there."""
 
 SUPPORT_MARGIN = 2

@@ -53,13 +53,12 @@ class Sense:
         weight = self._parameters.regularisation * float(counts[counts > 0].mean())
         restored = 1 + self._parameters.regularisation
         image, solution = self.solve(kspace / scale, maps, weights, weight)
-        image = image * scale
         solved = self._clock()
-        deviation = sense_deviation(maps, counts, prepared.noise_std, weight, image, sampled)
+        deviation = sense_deviation(maps, counts, prepared.noise_std / scale, weight, image, sampled)
         finished = self._clock()
         return Reconstructed(
-            image=image * restored,
-            deviation=deviation * restored,
+            image=image * (restored * scale),
+            deviation=deviation * (restored * scale),
             kind=UncertaintyKind.NOISE,
             details={
                 "ReconIterations": str(int(solution.iterations.max())),
