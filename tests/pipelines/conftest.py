@@ -56,7 +56,7 @@ def make_group(rng: np.random.Generator) -> MakeGroup:
         )
         values: dict[str, Any] = {
             "key": GroupKey(0, 0, 0, 0, 0, 0),
-            "kspace": kspace * (counts > 0)[:, None, :, :, None],
+            "kspace": np.where((counts > 0)[:, None, :, :, None], kspace, 0),
             "counts": counts,
             "calibration_lines": np.zeros((z, y), bool),
             "readout_extent": (0, x),

@@ -37,7 +37,7 @@ def test_whitening_gives_its_own_samples_unit_covariance(seed, n_coils, scale):
 
 
 def test_image_noise_has_unit_variance_after_whitening_at_another_dwell_time(rng):
-    # Receiver: flat density, a filter that passes 0.8 of the band of a noise readout; image readouts keep the flat middle.
+    # Flat density; a filter passes 0.8 of the band of a noise readout, image readouts keep the flat middle.
     dwell_us, noise_dwell_us, bandwidth = 2.4, 20.0, 0.8
     mixing, _ = coloured(rng, 6)
     noise = mixing @ complex_normal(rng, 256, 6, 128) * np.sqrt(bandwidth / noise_dwell_us)

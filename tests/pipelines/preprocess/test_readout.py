@@ -27,7 +27,9 @@ def test_removal_is_a_plain_crop_of_the_image(n, part, seed):
 
 
 def test_white_noise_keeps_its_level(rng):
-    noise = torch.from_numpy((rng.standard_normal((400, 128)) + 1j * rng.standard_normal((400, 128))).astype(np.complex64))
+    noise = torch.from_numpy(
+        (rng.standard_normal((400, 128)) + 1j * rng.standard_normal((400, 128))).astype(np.complex64)
+    )
 
     shortened = remove_oversampling(noise, 64)
 
@@ -38,7 +40,15 @@ def test_white_noise_keeps_its_level(rng):
 
 @pytest.mark.parametrize(
     ("encoded_mm", "recon_mm", "expected"),
-    [(500, 250, 64), (500, 500, 128), (0, 250, 128), (250, 500, 128), (500, 0, 128), (300, 250, 107), (float("nan"), 1, 128)],
+    [
+        (500, 250, 64),
+        (500, 500, 128),
+        (0, 250, 128),
+        (250, 500, 128),
+        (500, 0, 128),
+        (300, 250, 107),
+        (float("nan"), 1, 128),
+    ],
 )
 def test_length_follows_the_fields_of_view(encoded_mm, recon_mm, expected):
     encoding = Encoding(Space((128, 4, 1), (encoded_mm, 10, 1)), Space((32, 4, 1), (recon_mm, 10, 1)))

@@ -1,0 +1,222 @@
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from pipelines.assembly.frame import Calibration, NoiseScan
+from pipelines.errors import ReconstructionError
+from pipelines.preprocess.noise import estimate_noise_model
+from pipelines.preprocess.preparation import prepare
+from pipelines.preprocess.readout import remove_oversampling, split_columns
+from pipelines.registry import Parameters
+
+SIEMENS = Path("/work/shared/data/kspace/siemens_3t_phantom_14ch_r3_localonly.ismrmrd.h5")
+RAW = Parameters(whiten=False)
+
+
+def complex_normal(rng, *shape):
+    return ((rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / np.sqrt(2)).astype(np.complex64)
+
+
+def test_repeated_lines_are_averaged_and_the_rest_stays_zero(make_group):
+    counts = np.zeros((1, 1, 16), np.float32)
+    counts[0, 0, ::2] = 3
+    group = make_group(np.ones((1, 2, 1, 16, 32), np.complex64) * 6, counts=counts)
+
+    kspace = prepare(group, RAW, "cpu").prepared.kspace
+
+    expected = remove_oversampling(torch.full((32,), 2.0 + 0j), 16)
+    torch.testing.assert_close(kspace[0, 1, 0, 4], expected)
+    assert not bool(kspace[:, :, :, 1::2].any())
+
+
+def test_the_group_is_not_changed(make_group, rng):
+    group = make_group(noise=NoiseScan(complex_normal(rng, 16, 4, 64), 20.0))
+    before = group.kspace.copy(), group.counts.copy()
+
+    prepare(group, Parameters(coil_compression=2), "cpu")
+
+    np.testing.assert_array_equal(group.kspace, before[0])
+    np.testing.assert_array_equal(group.counts, before[1])
+
+
+def test_read_only_memory_of_any_order_is_accepted(make_group, rng):
+    samples = complex_normal(rng, 1, 16, 4, 32)[:, None]
+    view = samples.transpose(0, 3, 1, 2, 4)
+    group = make_group(np.ascontiguousarray(view))
+    samples.flags.writeable = False
+
+    result = prepare(replace(group, kspace=samples.transpose(0, 3, 1, 2, 4)), RAW, "cpu").prepared
+
+    torch.testing.assert_close(result.kspace, prepare(group, RAW, "cpu").prepared.kspace)
+
+
+def test_noise_only_data_have_unit_noise_after_preparation(make_group, rng):
+    mixing = complex_normal(rng, 4, 4) + 2 * np.eye(4)
+    # Variance goes with the bandwidth 1/dwell; a noise readout sees 0.8 of its band.
+    image = np.einsum("ij,fjzyx->fizyx", mixing, complex_normal(rng, 1, 4, 1, 128, 128)) / np.sqrt(5.0)
+    noise = mixing @ complex_normal(rng, 128, 4, 64) * np.sqrt(0.8 / 20.0)
+    group = make_group(image.astype(np.complex64), noise=NoiseScan(noise.astype(np.complex64), 20.0))
+
+    preparation = prepare(group, Parameters(), "cpu")
+
+    assert preparation.prepared.noise_std == 1.0
+    assert preparation.prepared.noise_is_measured
+    assert preparation.warnings == []
+    power = preparation.prepared.kspace.abs().square().mean((0, 2, 3, 4))
+    torch.testing.assert_close(power, torch.ones(4), atol=0.06, rtol=0)
+
+
+def test_dwell_time_changes_the_noise_but_not_the_brightness_of_the_result(make_group, rng):
+    group = make_group(noise=NoiseScan(complex_normal(rng, 16, 4, 64), 20.0))
+    slower = replace(group, headers=group.headers.copy())
+    slower.headers["sample_time_us"] *= 4
+
+    first, second = prepare(group, Parameters(), "cpu"), prepare(slower, Parameters(), "cpu")
+
+    torch.testing.assert_close(second.prepared.kspace, 2 * first.prepared.kspace)
+    torch.testing.assert_close(
+        second.prepared.kspace * second.signal_scale[:, None, None, None, None],
+        first.prepared.kspace * first.signal_scale[:, None, None, None, None],
+    )
+
+
+def test_without_a_noise_scan_the_level_comes_from_the_oversampling_margin(make_group, rng):
+    image = np.zeros((1, 4, 1, 64, 128), np.complex64)
+    image[..., 40:88] = 1000
+    signal = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image, axes=(-2, -1)), norm="ortho"), axes=(-2, -1))
+    group = make_group((signal + 0.3 * complex_normal(rng, *signal.shape)).astype(np.complex64))
+
+    prepared = prepare(group, Parameters(), "cpu").prepared
+
+    assert prepared.noise_std == pytest.approx(0.3, rel=0.1)
+    assert not prepared.noise_is_measured
+
+
+def test_the_level_of_a_single_readout_is_found_in_averaged_data(make_group, rng):
+    n_averages = 4
+    summed = sum(complex_normal(rng, 1, 4, 1, 64, 128) for _ in range(n_averages))
+    group = make_group(summed, counts=np.full((1, 1, 64), n_averages, np.float32))
+
+    assert prepare(group, Parameters(), "cpu").prepared.noise_std == pytest.approx(1, rel=0.05)
+
+
+def test_a_noise_scan_that_contradicts_the_data_is_reported(make_group, rng):
+    group = make_group(
+        0.01 * complex_normal(rng, 1, 4, 1, 64, 128), noise=NoiseScan(complex_normal(rng, 64, 4, 64), 5.0)
+    )
+
+    assert "times the noise" in prepare(group, Parameters(), "cpu").warnings[0]
+
+
+def test_calibration_is_the_dense_centre_around_the_centre_of_kspace(make_group):
+    counts = np.zeros((1, 1, 64), np.float32)
+    counts[0, 0, 2::4] = 1
+    counts[0, 0, 25:41] = 1  # 7 lines before the centre at 32, 9 from it on: 15 lines have their centre at 7
+    kspace = np.zeros((1, 2, 1, 64, 32), np.complex64)
+    kspace[0, :, 0, 32, 16] = 5
+    group = make_group(kspace, counts=counts)
+
+    calibration = prepare(group, RAW, "cpu").prepared.calibration
+
+    assert calibration is not None
+    assert calibration.shape == (2, 1, 15, 16)
+    assert int(calibration[0].abs().argmax()) == 7 * 16 + 8
+
+
+def test_flagged_calibration_lines_win_over_what_happens_to_be_dense(make_group):
+    flagged = np.zeros((1, 64), bool)
+    flagged[0, 22:42] = True
+    group = make_group(np.ones((1, 2, 1, 64, 32), np.complex64), calibration_lines=flagged)
+
+    calibration = prepare(group, RAW, "cpu").prepared.calibration
+
+    assert calibration is not None
+    assert calibration.shape[2] == 20
+
+
+def test_separate_calibration_is_averaged_and_whitened_like_the_image(make_group, rng):
+    noise = NoiseScan(complex_normal(rng, 64, 2, 64) * 3, 5.0)
+    kspace = complex_normal(rng, 1, 2, 1, 32, 32)
+    calibration = Calibration(2 * kspace[0, :, :, 4:28], np.full((1, 24), 2, np.float32))
+    counts = np.zeros((1, 1, 32), np.float32)
+    counts[0, 0, ::2] = 1
+    undersampled = make_group(kspace, counts=counts, noise=noise, calibration=calibration)
+
+    found = prepare(undersampled, Parameters(), "cpu").prepared.calibration
+    full = prepare(make_group(kspace, noise=noise), Parameters(), "cpu").prepared.kspace
+
+    assert found is not None
+    torch.testing.assert_close(found, full[0, :, :, 4:28], atol=1e-5, rtol=1e-4)
+
+
+def test_data_without_a_dense_centre_have_no_calibration(make_group):
+    counts = np.zeros((1, 1, 32), np.float32)
+    counts[0, 0, ::2] = 1
+
+    assert (
+        prepare(make_group(np.ones((1, 2, 1, 32, 32), np.complex64), counts=counts), RAW, "cpu").prepared.calibration
+        is None
+    )
+
+
+def test_compression_keeps_noise_white_and_image_and_calibration_in_the_same_coils(make_group, rng):
+    coils = complex_normal(rng, 6, 1)
+    kspace = (coils @ complex_normal(rng, 1, 32 * 64)).reshape(1, 6, 1, 32, 64).astype(np.complex64)
+
+    prepared = prepare(make_group(kspace), Parameters(whiten=False, coil_compression=1), "cpu").prepared
+
+    assert prepared.calibration is not None
+    assert prepared.kspace.shape[1] == prepared.calibration.shape[0] == 1
+    torch.testing.assert_close(prepared.calibration[:, 0], prepared.kspace[0, :, 0], atol=1e-4, rtol=1e-3)
+
+
+def test_an_asymmetric_echo_leaves_columns_unsampled_and_out_of_the_calibration(make_group):
+    kspace = np.ones((1, 2, 1, 16, 64), np.complex64)
+    kspace[..., :16] = 0
+
+    prepared = prepare(make_group(kspace, readout_extent=(16, 64)), RAW, "cpu").prepared
+
+    assert prepared.readout_sampled.tolist() == [False] * 8 + [True] * 24
+    assert not bool(prepared.kspace[..., :8].any())
+    assert prepared.calibration is not None
+    assert prepared.calibration.shape[-1] == 16
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, complex(0, np.nan)])
+def test_samples_that_are_not_finite_are_refused(make_group, value):
+    kspace = np.ones((1, 2, 1, 16, 32), np.complex64)
+    kspace[0, 1, 0, 3, 4] = value
+
+    with pytest.raises(ReconstructionError, match="not finite"):
+        prepare(make_group(kspace), Parameters(), "cpu")
+
+
+def test_a_group_without_lines_is_refused(make_group):
+    with pytest.raises(ReconstructionError, match="no line"):
+        prepare(make_group(counts=np.zeros((1, 1, 16), np.float32)), Parameters(), "cpu")
+
+
+@pytest.mark.localdata
+@pytest.mark.skipif(not SIEMENS.exists(), reason="the scanner's file is not here")
+def test_noise_of_a_real_scanner_has_unit_variance_next_to_the_field_of_view():
+    with h5py.File(SIEMENS) as file:
+        records = file["dataset/data"][:]
+    readouts = [(each["head"], each["data"].view(np.complex64).reshape(14, -1)) for each in records]
+    is_noise = [bool(int(head["flags"]) >> 18 & 1) for head, _ in readouts]
+    ((noise_head, noise),) = [readout for readout, is_it in zip(readouts, is_noise, strict=True) if is_it]
+    lines = np.stack([data for (_, data), is_it in zip(readouts, is_noise, strict=True) if not is_it])
+    dwell_us = next(
+        float(head["sample_time_us"]) for (head, _), is_it in zip(readouts, is_noise, strict=True) if not is_it
+    )
+
+    model, warnings = estimate_noise_model(NoiseScan(noise[None], float(noise_head["sample_time_us"])), 14, 0.793)
+    assert model is not None
+    white = torch.from_numpy((model.whitening @ lines * model.scale(dwell_us)).astype(np.complex64))
+    _, margin = split_columns(white, 192)
+
+    assert warnings == []
+    assert float(margin.abs().square().mean((0, 1)).median()) == pytest.approx(1, abs=0.1)
