@@ -41,7 +41,7 @@ MOST_COLUMNS = 64
 REPLICAS = 12
 REPLICA_WINDOW = 5
 """Pixels along each axis over which the variance over replicas is averaged."""
-SMALLEST_WEIGHT = 1e-5
+SMALLEST_WEIGHT = 1e-4
 """Relative to the largest count: keeps systems without regularisation invertible in single precision."""
 
 
@@ -109,10 +109,13 @@ def _point_spread(counts: Tensor) -> Tensor:
 
 
 def _alias_set_variance(maps: Tensor, counts: Tensor, weight: float, period: int) -> Tensor:
-    """Exact variance when every pixel aliases with `period - 1` others, a multiple of n / period away."""
+    """Exact variance when every pixel aliases with `period - 1` others, a multiple of n / period away.
+
+    In double precision, which is cheap here: coils that cannot tell aliases apart make B about 1/w, and `B - w B^2` cancels.
+    """
     coils, z, n, x = maps.shape
-    spread = _point_spread(counts)[:: n // period]
-    sets = maps.reshape(coils, z, period, n // period, x)
+    spread = _point_spread(counts.double())[:: n // period]
+    sets = maps.to(torch.complex128).reshape(coils, z, period, n // period, x)
     system = [
         [
             (sets[:, :, a].conj() * sets[:, :, b]).sum(0) * spread[(a - b) % period] + (weight if a == b else 0.0)
@@ -122,7 +125,7 @@ def _alias_set_variance(maps: Tensor, counts: Tensor, weight: float, period: int
     ]
     inverse = _invert_in_place(system)
     rows = [inverse[a][a].real - weight * torch.stack(inverse[a]).abs().square().sum(0) for a in range(period)]
-    return torch.stack(rows, 1).reshape(z, n, x)
+    return torch.stack(rows, 1).reshape(z, n, x).float()
 
 
 def _invert_in_place(matrix: list[list[Tensor]]) -> list[list[Tensor]]:
