@@ -242,8 +242,12 @@ class ProcessExecutor:
             server = self._fork_server
             if server is None or not server.is_alive:
                 server = self._fork_server = ForkServer(self._settings, self._memory_fd)
-                async with asyncio.timeout(self._start_timeout_s):
-                    await server.start()
+                try:
+                    async with asyncio.timeout(self._start_timeout_s):
+                        await server.start()
+                except (ExecutionError, TimeoutError):
+                    await server.stop()  # the next attempt begins afresh
+                    raise
                 if self._n_workers == 0:
                     self._add_seats(self._default_workers(server.n_devices))
             return server
