@@ -1,0 +1,88 @@
+"""Records: one line of JSON each, known fields only, nothing of a patient, nothing that a terminal obeys."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from pipelines.simulate import SimulatedScan
+from server import logs
+from server.client import Client
+
+CANARY = "ZZ^CANARY"
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
+    logs.configure("debug", stream)
+    yield stream
+    structlog.reset_defaults()
+    logging.getLogger().handlers, logging.getLogger().level = handlers, level
+
+
+def test_a_record_is_one_line_of_json_with_its_session(written: io.StringIO) -> None:
+    logs.logger().bind(session="abc").info("session_end", images=3, outcome="ok")
+    (line,) = written.getvalue().splitlines()
+    record = json.loads(line)
+    assert record["session"] == "abc"
+    assert record["images"] == 3
+    assert record["timestamp"].endswith("Z")
+
+
+def test_fields_that_are_not_known_are_dropped_and_counted(written: io.StringIO) -> None:
+    logs.logger().info("x", patient_name=CANARY, header=CANARY, images=1)
+    record = json.loads(written.getvalue())
+    assert record["dropped_fields"] == 2
+    assert CANARY not in written.getvalue()
+
+
+def test_control_characters_and_long_texts_are_tamed(written: io.StringIO) -> None:
+    logs.logger().error("x", message="a\r\n\x1b[31mb" + "c" * 10_000)
+    assert len(written.getvalue().splitlines()) == 1
+    message = json.loads(written.getvalue())["message"]
+    assert message.isprintable()
+    assert len(message) <= logs.MAX_TEXT
+
+
+def test_exceptions_of_libraries_are_logged_by_place_and_not_by_message(written: io.StringIO) -> None:
+    try:
+        raise ValueError(CANARY)
+    except ValueError:
+        logging.getLogger("some.library").exception("it failed")
+    record = json.loads(written.getvalue())
+    assert record["logger"] == "some.library"
+    assert "test_logs.py" in record["trace"]
+    assert CANARY not in written.getvalue()
+
+
+async def test_nothing_of_the_header_reaches_logs_metrics_or_texts(
+    written: io.StringIO, serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    subject = f"<subjectInformation><patientName>{CANARY}</patientName></subjectInformation>".encode()
+    header = small_scan.header.replace(b"<experimentalConditions>", subject + b"<experimentalConditions>", 1)
+    header = header.replace(b"simulated_t1", CANARY.encode())
+    assert header.count(CANARY.encode()) == 2
+    server = await serving()
+    replies = []
+    for bad in (header, header.replace(b"<trajectory>cartesian", b"<trajectory>helix"), header[:-40]):
+        async with Client("127.0.0.1", server.port) as client:
+            replies.append(await client.send_scan("zero_filled", bad, small_scan.batches))
+    while server.sessions:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert len(replies[0].images) == 24
+    assert replies[1].errors
+    assert replies[2].errors
+    assert CANARY not in written.getvalue()
+    assert CANARY not in server.metrics.text().decode()
+    assert not any(CANARY in text for reply in replies for text in reply.texts)
+    assert written.getvalue().count("session_end") == 3
+    assert written.getvalue().count("session_error") == 2

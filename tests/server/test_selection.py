@@ -1,0 +1,112 @@
+"""What configurations select; hypothesis throws names at it and nothing but the registry may be touched."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines import registry
+from pipelines.errors import PipelineError
+from server.config import load
+from server.errors import ServerError
+from server.selection import refine, select
+
+SETTINGS = load(
+    flags={
+        "pipelines.default": "sense",
+        "pipelines.parameters": {"sense": {"iterations": 7}},
+        "pipelines.aliases": {"GenericReconCartesianGrappaGadget": "sense", "SimpleReconGadget": "zero_filled"},
+    },
+    environment={},
+).settings.pipelines
+
+XML = """<configuration><version>2</version><stream><gadget><dll>gadgetron_mricore</dll>
+<classname>{}</classname></gadget></stream></configuration>"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("sense", "sense"),
+        ("zero_filled", "zero_filled"),
+        ("default", "sense"),
+        ("default.xml", "sense"),
+        (" openrecon\n", "sense"),
+        ("null", None),
+        ("isalive.xml", None),
+        ('{"pipeline": "zero_filled"}', "zero_filled"),
+        ('{"parameters": {"config": "zero_filled"}}', "zero_filled"),
+        ('{"parameters": {"config": "openrecon", "customconfig": "zero_filled"}}', "zero_filled"),
+        ('{"parameters": {}}', "sense"),
+        (XML.format("GenericReconCartesianGrappaGadget"), "sense"),
+        (XML.format("SimpleReconGadget"), "zero_filled"),
+        (XML.format("NoiseSummaryGadget"), None),
+    ],
+)
+def test_known_configurations_select_their_pipeline(text: str, name: str | None) -> None:
+    entry = select(text, SETTINGS).entry
+    assert (entry.name if entry else None) == name
+
+
+@pytest.mark.parametrize("text", ["sense.xml", "SENSE", "sense\0", "os", "../sense", "server.cli", "", XML.format("X")])
+def test_what_is_not_in_the_registry_is_refused(text: str) -> None:
+    with pytest.raises(PipelineError) as caught:
+        select(text, SETTINGS)
+    assert caught.value.code == "unknown_pipeline"
+    assert "sense, zero_filled" in str(caught.value)
+
+
+def test_parameters_of_the_peer_win_over_those_of_the_settings() -> None:
+    assert select("sense", SETTINGS).parameters["iterations"] == 7
+    given_text = '{"pipeline": "sense", "parameters": {"iterations": "9", "whiten": "False"}}'
+    parameters = select(given_text, SETTINGS).parameters
+    assert parameters["iterations"] == 9
+    assert parameters["whiten"] is False
+
+
+def test_fires_second_json_keeps_what_it_does_not_say() -> None:
+    first = select('{"pipeline": "sense", "parameters": {"iterations": 9}}', SETTINGS)
+    second = refine('{"version": "1.1.0", "parameters": {"tolerance": "0.01"}}', first, SETTINGS)
+    assert second.parameters["iterations"] == 9
+    assert second.parameters["tolerance"] == 0.01
+    other = refine('{"parameters": {"config": "zero_filled"}}', first, SETTINGS)
+    assert other.entry is registry.find("zero_filled")
+
+
+def test_other_keys_beside_the_parameters_are_reported() -> None:
+    (warning,) = select('{"pipeline": "sense", "colour": 1}', SETTINGS).warnings
+    assert "colour" in warning
+
+
+class Watch:
+    """Notes what is imported, opened or executed; one audit hook for the process, since hooks cannot be taken out."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self.touched: list[str] = []
+        sys.addaudithook(self._note)
+
+    def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.is_on and event in {"import", "open", "exec", "compile"}:
+            self.touched.append(f"{event} {arguments[0]}")
+
+
+WATCH = Watch()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.text(), st.text().map(lambda s: "{" + s), st.text().map(lambda s: "<" + s)))
+def test_any_text_selects_or_is_refused_and_imports_and_opens_nothing(text: str) -> None:
+    WATCH.touched.clear()
+    WATCH.is_on = True
+    try:
+        with contextlib.suppress(PipelineError, ServerError):
+            select(text, SETTINGS)
+    finally:
+        WATCH.is_on = False
+    assert not [what for what in WATCH.touched if "encodings" not in what]

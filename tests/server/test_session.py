@@ -1,0 +1,220 @@
+# ruff: noqa: ASYNC110 - tests watch from outside what has no event
+"""Sessions over a real socket with an executor that does what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Any
+
+import pytest
+
+from pipelines.errors import ReconstructionError
+from pipelines.simulate import SimulatedScan
+from server.client import Client
+from server.errors import WorkerLostError
+from server.metrics import Metrics
+from server.wire.connection import Connection, Role
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def quiet(server: Any) -> None:
+    """Wait until no session is left."""
+    async with asyncio.timeout(10):
+        while server.sessions:
+            await asyncio.sleep(0.01)
+
+
+async def send(server: Any, scan: SimulatedScan, config: str = "zero_filled") -> Any:
+    async with Client("127.0.0.1", server.port) as client:
+        return await client.send_scan(config, scan.header, scan.batches)
+
+
+def stream(scan: SimulatedScan, config: str = "zero_filled") -> bytes:
+    connection = Connection(Role.CLIENT)
+    parts = [*connection.config_file(config), *connection.header(scan.header)]
+    return b"".join(parts + [part for batch in scan.batches for part in connection.acquisitions(batch)])
+
+
+async def test_images_keep_the_order_of_the_groups_whatever_ends_first(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    executor.delays_s = {0: 0.2, 1: 0.1, 4: 0.05}
+    server = await serving()
+    reply = await send(server, small_scan)
+    assert [int(image.header["image_index"]) for image in reply.images] == [i for i in range(12) for _ in range(2)]
+    assert [int(image.header["image_series_index"]) for image in reply.images] == [1, 2] * 12
+
+
+async def test_provenance_names_the_session(serving: Any, executor: Any, small_scan: SimulatedScan) -> None:
+    server = await serving()
+    await send(server, small_scan)
+    sessions = {job.provenance["ReconSession"] for job in executor.jobs}
+    assert len(sessions) == 1
+    assert sessions == {job.session for job in executor.jobs}
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "outcome"),
+    [
+        (ReconstructionError("the data are zero"), "reconstruction_failed", "pipeline_error"),
+        (WorkerLostError("two workers died"), "worker_lost", "worker_lost"),
+        (RuntimeError("secret: ZZ^CANARY"), "server", "server_error"),
+    ],
+)
+async def test_what_was_complete_before_a_failed_job_is_delivered_and_the_error_is_told_once(
+    serving: Any,
+    executor: Any,
+    small_scan: SimulatedScan,
+    failure: Exception,
+    code: str,
+    outcome: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    executor.failures = {3: failure}
+    server = await serving()
+    reply = await send(server, small_scan)
+    assert len(reply.images) == 6
+    assert len(reply.texts) == 1
+    assert reply.texts[0].startswith(f"ERROR {code}: ")
+    assert reply.closed
+    assert value(server.metrics, "echotrain_sessions_total", pipeline="zero_filled", outcome=outcome) == 1
+    written = capsys.readouterr()
+    assert "CANARY" not in reply.texts[0] + written.out + written.err
+
+
+async def test_too_much_waiting_stops_the_reading_and_loses_nothing(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    executor.gate.clear()
+    server = await serving(limits__session_waiting_jobs=2, limits__receive_buffer_bytes=4096)
+    session = asyncio.create_task(send(server, small_scan))
+    await asyncio.sleep(0.3)
+    assert 3 <= len(executor.jobs) <= 5
+    assert len(executor.slots.taken) <= 6
+    executor.gate.set()
+    reply = await session
+    assert len(reply.images) == 24
+    await quiet(server)
+    assert value(server.metrics, "echotrain_backpressure_seconds_total", side="read_paused") > 0.2
+
+
+async def test_a_full_server_pauses_only_sessions_that_have_jobs(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    executor.gate.clear()
+    server = await serving(limits__waiting_bytes=1 << 20, limits__receive_buffer_bytes=4096)
+    server._waiting.change(2 << 20)
+    sessions = [asyncio.create_task(send(server, small_scan)) for _ in range(3)]
+    await asyncio.sleep(0.3)
+    assert 3 <= len(executor.jobs) <= 9
+    server._waiting.change(-2 << 20)
+    executor.gate.set()
+    assert [len((await session).images) for session in sessions] == [24] * 3
+    assert server._waiting.total_bytes == 0
+
+
+async def test_a_client_that_does_not_read_is_given_up(serving: Any, executor: Any, small_scan: SimulatedScan) -> None:
+    executor.columns, executor.rows = 65_535, 16
+    server = await serving(timeouts__send_s=0.3, timeouts__linger_s=0.2)
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.transport.pause_reading()
+    writer.write(stream(small_scan) + struct.pack("<H", 4))
+    await asyncio.sleep(0.1)
+    await quiet(server)
+    assert value(server.metrics, "echotrain_sessions_total", pipeline="zero_filled", outcome="timeout") == 1
+    assert value(server.metrics, "echotrain_backpressure_seconds_total", side="write_blocked") > 0.2
+    writer.transport.abort()
+
+
+async def test_a_client_that_vanishes_has_its_jobs_cancelled(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    executor.gate.clear()
+    server = await serving()
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(stream(small_scan))
+    await writer.drain()
+    while len(executor.jobs) < 12:
+        await asyncio.sleep(0.01)
+    reset = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+    writer.transport.abort()
+    await quiet(server)
+    assert not executor.slots.taken
+    assert value(server.metrics, "echotrain_sessions_total", pipeline="zero_filled", outcome="client_abort") == 1
+
+
+async def test_a_job_that_takes_too_long_is_an_error(serving: Any, executor: Any, small_scan: SimulatedScan) -> None:
+    executor.gate.clear()
+    server = await serving(timeouts__reconstruction_s=0.2)
+    reply = await send(server, small_scan)
+    assert "did not end within 0.2 s" in reply.texts[0]
+    assert reply.closed
+
+
+async def test_a_stopping_server_refuses_new_scans_and_ends_old_ones_after_the_grace_period(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    executor.gate.clear()
+    server = await serving(timeouts__linger_s=0.2)
+    port = server.port
+    session = asyncio.create_task(send(server, small_scan))
+    while len(executor.jobs) < 12:
+        await asyncio.sleep(0.01)
+    stopping = asyncio.create_task(server.stop(0.3))
+    await asyncio.sleep(0.05)
+    assert "shutting down" in server.why_not_ready()
+    with pytest.raises(OSError, match="Connect"):
+        await asyncio.open_connection("127.0.0.1", port)
+    reply = await session
+    await stopping
+    assert reply.closed
+    assert reply.texts[0].startswith("ERROR shutting_down: ")
+    assert executor.stopped
+
+
+async def test_a_session_is_counted_and_listed_while_it_lives(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    executor.gate.clear()
+    server = await serving()
+    session = asyncio.create_task(send(server, small_scan))
+    while len(executor.jobs) < 12:
+        await asyncio.sleep(0.01)
+    (live,) = [each.describe() for each in server.sessions.values()]
+    assert live["pipeline"] == "zero_filled"
+    assert live["waiting_jobs"] == 12
+    assert live["groups"] == 12
+    assert value(server.metrics, "echotrain_sessions_active") == 1
+    executor.gate.set()
+    await session
+    await quiet(server)
+    text = server.metrics.text().decode()
+    assert 'echotrain_sessions_total{outcome="ok",pipeline="zero_filled"} 1.0' in text
+    assert 'echotrain_sent_images_total{kind="uncertainty",pipeline="zero_filled"} 12.0' in text
+    assert 'echotrain_stage_duration_seconds_sum{pipeline="zero_filled",stage="recon"} 3.0' in text
+    assert 'echotrain_queue_wait_seconds_sum{pipeline="zero_filled"} 6.0' in text
+    assert 'echotrain_received_messages_total{type="acquisition"} 388.0' in text
+    assert "echotrain_ready 1.0" in text
+
+
+async def test_names_of_peers_never_become_labels(serving: Any, executor: Any, small_scan: SimulatedScan) -> None:
+    server = await serving()
+    await send(server, small_scan, "ZZ^CANARY")
+    assert b"CANARY" not in server.metrics.text()
+
+
+async def test_one_listener_serves_both_address_families(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    server = await serving(listen__host="")
+    for host in ("127.0.0.1", "::1"):
+        async with Client(host, server.port) as client:
+            reply = await client.send_scan("zero_filled", small_scan.header, small_scan.batches)
+        assert len(reply.images) == 24
+        assert reply.closed
