@@ -51,20 +51,22 @@ def _load_file(path: Path) -> NDArray[np.float32]:
     if not path.exists():
         raise FileError(f"there is no file {path}; built in are 'brain' and 'phantom'")
     try:
-        if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
-        else:
-            import nibabel
-
-            loaded = cast("Any", nibabel).as_closest_canonical(cast("Any", nibabel).load(path))
-            # RAS to rows from front to back, columns from the patient's right to the left, slices from foot to head.
-            array = np.asarray(loaded.dataobj)[::-1, ::-1].transpose(2, 1, 0)
+        array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _load_nifti(path)
     except (OSError, ValueError, EOFError) as error:
-        raise FileError(f"{path} cannot be read as an image ({error})") from error
-    except Exception as error:
-        if type(error).__name__ != "ImageFileError":
-            raise
-        raise FileError(f"{path} is neither .npy nor NIfTI") from error
+        raise FileError(f"{path} cannot be read as .npy or NIfTI ({error})") from error
     if array.ndim not in (2, 3, 4) or array.size > MOST_PIXELS:
         raise FileError(f"{path} has the shape {array.shape}; expected [[frames,] slices,] y, x")
     return np.asarray(np.abs(array), np.float32)
+
+
+def _load_nifti(path: Path) -> NDArray[Any]:
+    """Slices from foot to head, rows from front to back, columns from the patient's right to the left."""
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        loaded = cast("Any", nibabel).as_closest_canonical(cast("Any", nibabel).load(path))
+    except ImageFileError as error:
+        raise OSError("neither .npy nor NIfTI") from error
+    # Canonical NIfTI counts to the right, the front and the head; frames, if any, come last there and first here.
+    return np.asarray(np.asarray(loaded.dataobj)[::-1, ::-1].T)

@@ -60,7 +60,7 @@ def deliver(shipment: Shipment, console: Console) -> ScanReply:
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("readouts, {task.fields[images]} images"), TimeElapsedColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{shipment.label}: sending", total=shipment.n_readouts, images=0)
 
         def show(sent: Sent) -> None:

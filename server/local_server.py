@@ -96,20 +96,23 @@ def _ports(process: subprocess.Popen[str], log: Path, deadline: float) -> tuple[
 
 
 def _wait_until_ready(process: subprocess.Popen[str], admin_port: int, log: Path, deadline: float) -> None:
+    said = "it did not answer"
     while time.monotonic() < deadline:
         _check_alive(process, log)
         connection = http.client.HTTPConnection("127.0.0.1", admin_port, timeout=2)
         try:
             connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
+            response = connection.getresponse()
+            if response.status == 200:
                 return
+            said = response.read(500).decode(errors="replace").strip()
         except (OSError, http.client.HTTPException):
             # Its HTTP side opens a little later than the port for scans.
             pass
         finally:
             connection.close()
         time.sleep(0.1)
-    raise StartError(f"the server was not ready in time; its log is {log}")
+    raise StartError(f"the server was not ready in time ({said}); its log is {log}")
 
 
 def _check_alive(process: subprocess.Popen[str], log: Path) -> None:

@@ -22,7 +22,7 @@ from pipelines.simulated_protocol import Protocol
 from server.anatomy import BRAIN_SPACING_MM, DATA, load_anatomy
 from server.client import ScanFailedError
 from server.commands.simulate import truth_images
-from server.delivery import Shipment, deliver, save
+from server.delivery import Shipment, deliver, describe, save
 from server.gallery import Comparison, key_of, pair_images, write_gallery
 from server.image_file import write_images
 from server.local_server import LocalServer, local_server
@@ -30,6 +30,7 @@ from server.scan_file import open_scan
 
 ACCELERATION = 3
 COILS = 8
+CALIBRATION_LINES = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,12 @@ def main(
     write_images(output / "brain_truth.h5", truth)
     with ExitStack() as until_done:
         with Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
         ) as bar:
             task = bar.add_task("", total=None)
 
@@ -104,12 +110,14 @@ def main(
         ready_s = time.monotonic() - started
         outcomes = [_run(scan, server, output, console) for scan in [*brain, _knee_scan()]]
     _print_table(outcomes, ready_s, time.monotonic() - started)
+    typer.echo(f"Pictures, HDF5 and NIfTI are in {output}; the truth of the simulation is brain_truth.h5.")
 
 
 def _brain_scans(slices: int) -> tuple[list[DemoScan], list[Image]]:
     anatomy = load_anatomy("brain", slices, 0)
     protocol = Protocol(
-        n_coils=COILS, acceleration=ACCELERATION, noise_std=0.03, slice_gap_mm=BRAIN_SPACING_MM - 5.0,
+        n_coils=COILS, acceleration=ACCELERATION, calibration_lines=CALIBRATION_LINES, noise_std=0.025,
+        slice_gap_mm=BRAIN_SPACING_MM - 5.0,
         field_of_view_mm=(float(anatomy.shape[2]), float(anatomy.shape[1])),
     )  # fmt: skip
     scan = simulate(anatomy, protocol)
@@ -144,6 +152,8 @@ def _run(scan: DemoScan, server: LocalServer, output: Path, console: Console) ->
     reply = deliver(shipment, console)
     for text in reply.texts:
         console.print(f"server: {text}", markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.print(f"{scan.name}: {describe(reply)}", soft_wrap=True)
     reply.check()
     pairs = pair_images(reply.images)
     if len(pairs) != scan.n_slices or any(pair.deviation is None for pair in pairs):
@@ -160,6 +170,12 @@ def _run(scan: DemoScan, server: LocalServer, output: Path, console: Console) ->
         scan, [picture, *files], reply.bytes_sent / 1e6, len(reply.images),
         reply.first_image_s or 0.0, reply.last_image_s or 0.0, comparison,
     )  # fmt: skip
+
+
+def _name_files(files: list[Path]) -> str:
+    """`name.png, .h5, 2 NIfTI`."""
+    n_nifti = sum(path.name.endswith(".nii.gz") for path in files)
+    return ", ".join([files[0].name, *(path.suffix for path in files[1:] if path.suffix == ".h5"), f"{n_nifti} NIfTI"])
 
 
 def _print_table(outcomes: Iterable[Outcome], ready_s: float, total_s: float) -> None:
@@ -180,7 +196,7 @@ def _print_table(outcomes: Iterable[Outcome], ready_s: float, total_s: float) ->
             f"{outcome.last_image_s:.2f}",
             f"{agreement.psnr_db:.1f}" if agreement else "",
             f"{agreement.ssim:.3f}" if agreement else "",
-            "\n".join(str(path) for path in outcome.files),
+            _name_files(outcome.files),
         )
     # As wide as it needs to be where nobody watches, so that no name is cut in a log.
     console = Console()

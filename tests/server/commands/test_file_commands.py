@@ -162,7 +162,8 @@ def test_send_refuses_a_malformed_parameter(run: Run, scan_file: Path) -> None:
 
 def test_simulate_streams_to_a_server(run: Run, scripted: Any, tmp_path: Path) -> None:
     outcome = run("simulate", "--anatomy", "phantom", "--matrix", 32, "--slices", 2, "--coils", 2, "--host",
-                  "127.0.0.1", "--port", scripted.port, "--pipeline", "zero_filled", "--images", tmp_path / "images.h5")  # fmt: skip
+                  "127.0.0.1", "--port", scripted.port, "--pipeline", "zero_filled",
+                  "--images", tmp_path / "images.h5")  # fmt: skip
     assert outcome.status == 0, outcome.errors
     assert scripted.configs == ["zero_filled"]
     assert scripted.readouts == 32 + 2 * 32
