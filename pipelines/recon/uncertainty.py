@@ -111,7 +111,7 @@ def _point_spread(counts: Tensor) -> Tensor:
 def _alias_set_variance(maps: Tensor, counts: Tensor, weight: float, period: int) -> Tensor:
     """Exact variance when every pixel aliases with `period - 1` others, a multiple of n / period away.
 
-    In double precision, which is cheap here: coils that cannot tell aliases apart make B about 1/w, and `B - w B^2` cancels.
+    In double precision: coils that cannot tell aliases apart make B about 1/w, and `B - w B^2` cancels.
     """
     coils, z, n, x = maps.shape
     spread = _point_spread(counts.double())[:: n // period]
