@@ -10,6 +10,7 @@ Exit statuses of every command: 0 done, 1 what was asked for did not succeed, 2 
 
 from __future__ import annotations
 
+import inspect
 import sys
 from importlib import import_module
 from typing import Final
@@ -50,7 +51,9 @@ def run_command(name: str, arguments: list[str]) -> None:
     """Import the file of a command and run it with these arguments."""
     module = import_module(f"server.commands.{name}")
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    command.command(name)(module.main)
+    # In a raw docstring \b is two characters; click's mark for "keep these lines as they are" is the one it stands for.
+    text = inspect.cleandoc(module.main.__doc__ or "").replace("\\b\n", "\b\n")
+    command.command(name, help=text)(module.main)
     typer.main.get_command(command).main(args=arguments, prog_name=f"echotrain {name}", standalone_mode=True)
 
 
