@@ -42,7 +42,7 @@ if inside touch /opt/echotrain/written 2>/dev/null; then echo "image-test: the r
 inside python3 -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$admin/livez', timeout=2)"
 [ -z "$(inside find / -xdev -perm /6000 -type f 2>/dev/null)" ] || { echo "image-test: set-user-id files in the image" >&2; exit 1; }
 
-"$bin/echotrain" simulate "$out/scan.h5" --slices 3
+"$bin/echotrain" simulate --slices 3 --acceleration 2 --output "$out/scan.h5"
 "$bin/echotrain" send "$out/scan.h5" --host 127.0.0.1 --port "$port" --pipeline sense --output "$out/images.h5"
 "$bin/python" - "$out/images.h5" <<'P'
 import sys
