@@ -1,0 +1,289 @@
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.emission import (
+    MAGNITUDE_SERIES,
+    UNCERTAINTY_SERIES,
+    Emission,
+    SeriesScaler,
+    emit,
+    image_index,
+)
+from pipelines.errors import ReconstructionError
+from pipelines.mrd import ACQUISITION_HEADER, IMAGE_HEADER, Image, ImageDataType, ImageType
+from pipelines.scan_header import Encoding, Limit, Space
+
+KNOWN = Emission(
+    kind="noise",
+    calibration="analytic",
+    noise_is_measured=True,
+    pipeline="sense",
+    parameters_digest="ab12",
+    details={"ReconIterations": "12"},
+    provenance={"ReconSession": "s-1", "ReconDegraded": "true", "ReconSoftwareVersion": "9.9"},
+)
+GRID = Encoding(Space((8, 4, 1), (16.0, 8.0, 3.0)), Space((4, 4, 1), (8.0, 8.0, 3.0)))
+
+
+def emitted(group, emission=KNOWN):
+    pixels = np.linspace(0, 100, group.kspace.shape[0] * 16 * 16, dtype=np.float32).reshape(-1, 1, 16, 16)
+    images, warnings = emit(group, pixels, pixels / 10, emission)
+    return images, warnings
+
+
+def acquisition(**counters: int):
+    header = np.zeros((), ACQUISITION_HEADER)
+    for name, value in counters.items():
+        header["idx"][name] = value
+    return header
+
+
+def picture(values, series=MAGNITUDE_SERIES):
+    header = np.zeros((), IMAGE_HEADER)
+    header["image_series_index"] = series
+    header["data_type"] = ImageDataType.FLOAT
+    return Image(header, np.asarray(values, np.float32).reshape(1, 1, 1, -1))
+
+
+def test_each_frame_gives_a_magnitude_and_then_its_uncertainty(make_group):
+    images, warnings = emitted(make_group(np.ones((3, 2, 1, 16, 32), np.complex64)))
+
+    assert [int(image.header["image_series_index"]) for image in images] == [1, 2] * 3
+    assert [int(image.header["repetition"]) for image in images] == [0, 0, 1, 1, 2, 2]
+    assert [int(image.header["image_index"]) for image in images] == [1, 1, 4, 4, 7, 7]
+    assert warnings == []
+
+
+def test_geometry_and_stamps_come_from_the_readout_at_the_centre(make_group):
+    group = make_group()
+    group.headers["patient_table_position"] = (0, 0, -120)
+    group.headers["measurement_uid"] = 77
+    group.headers["acquisition_time_stamp"] = 1234
+    group.headers["physiology_time_stamp"] = (5, 6, 7)
+    group.headers["user_int"] = range(8)
+    group.headers["user_float"] = np.arange(8) / 2
+    group.headers["idx"]["slice"], group.headers["idx"]["average"] = 2, 1
+
+    for image in emitted(group)[0]:
+        header = image.header
+        for name in ("position", "read_dir", "phase_dir", "slice_dir", "patient_table_position", "measurement_uid",
+                     "acquisition_time_stamp", "physiology_time_stamp", "user_int", "user_float"):  # fmt: skip
+            np.testing.assert_array_equal(header[name], group.headers[0][name])
+        assert (int(header["slice"]), int(header["average"]), int(header["version"])) == (2, 1, 1)
+        assert header["field_of_view"].tolist() == [32, 32, 4]
+        assert header["matrix_size"].tolist() == [16, 16, 1]
+        assert (int(header["channels"]), int(header["image_type"])) == (1, ImageType.MAGNITUDE)
+
+
+def test_matrix_and_data_type_agree_with_the_pixels(make_group):
+    for image in emitted(make_group())[0]:
+        channels, z, y, x = image.pixels.shape
+        assert image.header["matrix_size"].tolist() == [x, y, z]
+        assert int(image.header["channels"]) == channels
+        assert ImageDataType(int(image.header["data_type"])).dtype == image.pixels.dtype
+        assert image.pixels.flags.c_contiguous
+
+
+def test_only_flags_that_make_sense_on_an_image_are_copied(make_group):
+    group = make_group()
+    group.headers["flags"] = (1 << 7) | (1 << 18) | (1 << 20) | (1 << 24)
+
+    assert int(emitted(group)[0][0].header["flags"]) == (1 << 7) | (1 << 24)
+
+
+def test_missing_directions_become_those_of_the_patient_and_are_reported(make_group):
+    group = make_group()
+    group.headers["phase_dir"] = 0
+
+    images, warnings = emitted(group)
+
+    assert images[0].header["phase_dir"].tolist() == [0, 1, 0]
+    assert "phase_dir" in warnings[0]
+
+
+def test_meta_of_both_series_is_complete(make_group):
+    group = make_group()
+    scan = replace(group.scan, echo_times_ms=(2.5, 5.0), protocol_name="t1")
+    (magnitude, uncertainty), _ = emitted(replace(group, scan=scan))
+
+    shared = {
+        "Keep_image_geometry": ["1"],
+        "ReconSoftware": ["echotrain"],
+        "ReconSoftwareVersion": ["9.9"],
+        "ReconPipeline": ["sense"],
+        "ReconConfigDigest": ["ab12"],
+        "ReconSession": ["s-1"],
+        "ReconQualification": ["RESEARCH"],
+        "ReconDegraded": ["true"],
+        "ReconCompletion": ["flag"],
+        "ReconNoise": ["measured"],
+        "ReconIterations": ["12"],
+        "EchoTime": ["2.5"],
+    }
+    assert magnitude.meta == shared | {
+        "DataRole": ["Image"],
+        "ImageProcessingHistory": ["ECHOTRAIN", "SENSE"],
+        "SequenceDescriptionAdditional": ["echotrain_sense"],
+        "SeriesDescription": ["t1_recon"],
+        "WindowCenter": ["50"],
+        "WindowWidth": ["100"],
+    }
+    assert uncertainty.meta == shared | {
+        "DataRole": ["Quantitative"],
+        "ImageProcessingHistory": ["ECHOTRAIN", "SENSE", "STANDARD_DEVIATION"],
+        "SequenceDescriptionAdditional": ["echotrain_sense_std"],
+        "ImageComments": ["Standard deviation of the magnitude series, in its units"],
+        "SeriesDescription": ["t1_echotrain_std"],
+        "ReconUncertaintyKind": ["noise"],
+        "ReconUncertaintyUnit": ["magnitude"],
+        "ReconUncertaintyCalibration": ["analytic"],
+    }
+
+
+def test_meta_says_what_is_missing_and_guessed(make_group):
+    counts = np.ones((1, 1, 16), np.float32)
+    counts[0, 0, 10:] = 0
+    group = make_group(counts=counts, is_complete=False, expected_lines=16)
+
+    (magnitude, _), _ = emitted(group, replace(KNOWN, noise_is_measured=False, provenance={}))
+
+    assert magnitude.meta["Incomplete"] == ["10 of 16 lines"]
+    assert magnitude.meta["ReconNoise"] == ["estimated"]
+    assert magnitude.meta["ReconDegraded"] == ["false"]
+    assert magnitude.meta["ReconSoftwareVersion"][0]
+    assert "EchoTime" not in magnitude.meta
+    assert "SeriesDescription" not in magnitude.meta
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=5, max_size=5))
+def test_image_numbers_count_from_one_without_gaps_or_repeats(sizes):
+    names = ("slice", "contrast", "phase", "set", "repetition")
+    limits = {name: Limit(0, size - 1, 0) for name, size in zip(names, sizes, strict=True)}
+    encoding = replace(GRID, limits=limits)
+
+    numbers = [
+        image_index(acquisition(**dict(zip(names, counters, strict=True))), encoding, [])
+        for counters in product(*(range(size) for size in sizes))
+    ]
+
+    assert sorted(numbers) == list(range(1, int(np.prod(sizes)) + 1))
+
+
+def test_a_scan_that_outlasts_its_header_keeps_numbering():
+    encoding = replace(GRID, limits={"slice": Limit(0, 2, 0), "repetition": Limit(0, 0, 0)})
+    warnings: list[str] = []
+
+    numbers = {image_index(acquisition(slice=s, repetition=r), encoding, warnings) for s in range(3) for r in range(50)}
+
+    assert len(numbers) == 150
+    assert warnings == []
+
+
+def test_a_counter_beyond_its_limit_is_reported():
+    warnings: list[str] = []
+
+    image_index(acquisition(phase=3), GRID, warnings)
+
+    assert "phase is 3" in warnings[0]
+
+
+def test_numbers_beyond_sixteen_bits_start_again_and_never_are_zero():
+    warnings: list[str] = []
+    encoding = replace(GRID, limits={"slice": Limit(0, 9, 0)})
+
+    assert image_index(acquisition(slice=4, repetition=6553), encoding, warnings) == 65535
+    assert warnings == []
+    assert image_index(acquisition(slice=5, repetition=6553), encoding, warnings) == 1
+    assert "65535" in warnings[0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    values=st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=20),
+    later=st.lists(st.floats(-10, 1e9, width=32), min_size=1, max_size=20),
+    bits=st.integers(8, 16),
+)
+def test_scaled_pixels_are_monotone_share_one_scale_and_never_wrap(values, later, bits):
+    scaler = SeriesScaler(bits)
+
+    first, second = scaler(picture(values)), scaler(picture(later))
+
+    for original, scaled in ((values, first), (later, second)):
+        stored = scaled.pixels.ravel()
+        assert stored.dtype == np.uint16
+        assert int(stored.max()) <= 2**bits - 1
+        assert (np.diff(stored[np.argsort(original, kind="stable")].astype(int)) >= 0).all()
+    if max(values) > 0:
+        assert first.meta["GADGETRON_ScaleRatio"] == second.meta["GADGETRON_ScaleRatio"]
+        scale = float(first.meta["GADGETRON_ScaleRatio"][0])
+        assert scaler.clipped == int((np.float32(scale) * np.float32(later) > 2**bits - 0.5).sum())
+
+
+def test_first_image_leaves_headroom_and_rescaling_brings_its_values_back():
+    scaler = SeriesScaler(12, headroom=4.0)
+
+    image = scaler(picture([0, 50, 200]))
+
+    stored = image.pixels.ravel()
+    assert stored.tolist() == [0, 256, 1024]
+    slope = float(image.meta["RescaleSlope"][0])
+    np.testing.assert_allclose(stored * slope, [0, 50, 200], atol=slope / 2 + 1e-6)
+    assert int(image.header["data_type"]) == ImageDataType.USHORT
+    assert image.meta["RescaleIntercept"] == ["0"]
+
+
+def test_uncertainty_is_stored_in_the_units_of_the_stored_magnitude():
+    scaler = SeriesScaler(16)
+    magnitude = scaler(picture([10, 20, 40]))
+
+    deviation = scaler(picture([1, 2, 4], UNCERTAINTY_SERIES))
+
+    assert deviation.pixels.dtype == np.float32
+    np.testing.assert_allclose(deviation.pixels * 10, magnitude.pixels, rtol=1e-3)
+    assert deviation.meta["RescaleSlope"] == magnitude.meta["RescaleSlope"]
+    assert int(deviation.header["data_type"]) == ImageDataType.FLOAT
+
+
+def test_clipping_is_counted_and_reported_once():
+    scaler = SeriesScaler(12, headroom=1.0)
+    scaler(picture([100]))
+    scaler(picture([50, 101, 1e9]))
+
+    assert scaler.clipped == 2
+    assert "2 pixels" in scaler.take_warnings()[0]
+    assert scaler.take_warnings() == []
+
+
+def test_a_black_first_image_does_not_choose_the_scale():
+    scaler = SeriesScaler(12)
+
+    black = scaler(picture([0, 0]))
+    image = scaler(picture([0, 7]))
+
+    assert "RescaleSlope" not in black.meta
+    assert image.pixels.ravel().tolist() == [0, 1024]
+
+
+def test_a_window_in_whole_numbers_is_given_in_rescaled_units_or_not_at_all():
+    wide, narrow = SeriesScaler(12), SeriesScaler(12)
+
+    assert wide(picture([0, 301])).meta["WindowWidth"] == ["301"]
+    assert "WindowWidth" not in narrow(picture([0, 3])).meta
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_that_are_not_finite_are_refused(value):
+    with pytest.raises(ReconstructionError, match="not finite"):
+        SeriesScaler()(picture([1, value]))
+
+
+@pytest.mark.parametrize(("bits", "headroom"), [(0, 2), (17, 2), (12, 0.5)])
+def test_impossible_ranges_are_refused(bits, headroom):
+    with pytest.raises(ValueError, match="bits"):
+        SeriesScaler(bits, headroom=headroom)
