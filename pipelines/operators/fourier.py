@@ -24,7 +24,9 @@ from pipelines.operators.linear import LinearOperator
 
 def to_kspace(image: Complex[Tensor, "*shape"], axes: Sequence[int] = (-2, -1)) -> Complex[Tensor, "*shape"]:
     """Centred orthonormal Fourier transform along `axes`."""
-    dim = tuple(axes)
+    dim = _long(image, axes)
+    if not dim:
+        return image.clone()
     shifted = torch.fft.ifftshift(image, dim=dim)
     transformed: Tensor = torch.fft.fftshift(torch.fft.fftn(shifted, dim=dim, norm="ortho"), dim=dim)
     return transformed
@@ -32,10 +34,17 @@ def to_kspace(image: Complex[Tensor, "*shape"], axes: Sequence[int] = (-2, -1)) 
 
 def to_image(kspace: Complex[Tensor, "*shape"], axes: Sequence[int] = (-2, -1)) -> Complex[Tensor, "*shape"]:
     """Centred orthonormal inverse Fourier transform along `axes`; inverse and adjoint of `to_kspace`."""
-    dim = tuple(axes)
+    dim = _long(kspace, axes)
+    if not dim:
+        return kspace.clone()
     shifted = torch.fft.ifftshift(kspace, dim=dim)
     transformed: Tensor = torch.fft.fftshift(torch.fft.ifftn(shifted, dim=dim, norm="ortho"), dim=dim)
     return transformed
+
+
+def _long(tensor: Tensor, axes: Sequence[int]) -> tuple[int, ...]:
+    """The axes with more than one point; along the others the transform is the identity."""
+    return tuple(axis for axis in axes if tensor.shape[axis] > 1)
 
 
 def uncentred(weights: Tensor, axes: Sequence[int]) -> Tensor:

@@ -52,7 +52,7 @@ class Sense:
         weights = sampling_weights(counts, sampled)
         weight = self._parameters.regularisation * float(counts[counts > 0].mean())
         restored = 1 + self._parameters.regularisation
-        image, solution = self.solve(kspace / scale, maps, weights, weight)
+        image, solution = self.solve(right_side(kspace, maps, weights / scale), maps, weights, weight)
         solved = self._clock()
         deviation = sense_deviation(maps, counts, prepared.noise_std / scale, weight, image, sampled)
         finished = self._clock()
@@ -70,24 +70,23 @@ class Sense:
 
     def solve(
         self,
-        kspace: Complex64[Tensor, "frames coils z y x"],
+        combined: Complex64[Tensor, "frames z y x"],
         maps: Complex64[Tensor, "coils z y x"],
         weights: Float32[Tensor, "frames z y x"],
         weight: float,
     ) -> tuple[Complex64[Tensor, "frames z y x"], Solution]:
-        """Solve `(A^H A + w) x = A^H y`, `A = sqrt(weights) F C`; each column stops at its own relative residual."""
+        """Solve `(A^H A + w) x = combined`, `A = sqrt(weights) F C`; each column stops at its own relative residual."""
         normal = ColumnNormal(maps, weights)
-        coils = to_image(kspace * weights[:, None], (-3, -2, -1))
-        right_side = normal.to_columns((coils * maps.conj()).sum(1)).contiguous()
+        columns = normal.to_columns(combined)
         solved: list[Solution] = []
         for where, block in normal.blocks():
 
-            def system(columns: Tensor, block: Block = block) -> Tensor:
-                return block(columns).add_(columns, alpha=weight)
+            def system(vectors: Tensor, block: Block = block) -> Tensor:
+                return block(vectors).add_(vectors, alpha=weight)
 
             limits = self._parameters
             solved.append(
-                conjugate_gradients(system, right_side[where], iterations=limits.iterations, tolerance=limits.tolerance)
+                conjugate_gradients(system, columns[where], iterations=limits.iterations, tolerance=limits.tolerance)
             )
         solution = Solution(
             torch.cat([part.solution for part in solved]),
@@ -111,6 +110,18 @@ class Sense:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
+
+
+def right_side(
+    kspace: Complex64[Tensor, "frames coils z y x"],
+    maps: Complex64[Tensor, "coils z y x"],
+    weights: Float32[Tensor, "frames z y x"],
+) -> Complex64[Tensor, "frames z y x"]:
+    """`C^H F^H W y`, coil by coil: one coil's image stays in cache, all of them do not."""
+    combined = torch.zeros_like(kspace[:, 0])
+    for coil, sensitivity in enumerate(maps):
+        combined.addcmul_(to_image(kspace[:, coil] * weights, (-3, -2, -1)), sensitivity.conj())
+    return combined
 
 
 def _checked_scale(prepared: Prepared) -> float:
