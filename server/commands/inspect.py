@@ -11,11 +11,12 @@ from typing import Annotated, Final
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from pipelines.mrd import COUNTERS, AcquisitionFlag, Acquisitions, flag_names, flagged
-from pipelines.scan_header import Encoding, ScanHeader, parse_scan_header
+from pipelines.scan_header import Encoding, ScanHeader, Space, parse_scan_header
 from server.scan_file import open_scan
 
 _NOT_IMAGE: Final = (
@@ -159,27 +160,31 @@ def _add_lines(content: Content, imaging: NDArray[np.void], encoding: Encoding) 
 
 
 def _encoding_table(header: ScanHeader) -> Table:
-    table = Table(title="encoding (x, y, z)", title_justify="left")
-    spaces = ("encoded matrix", "encoded field mm", "image matrix", "image field mm")
-    for heading in ("space", "trajectory", *spaces, "R", "calibration"):
-        table.add_column(heading)
-    for number, encoding in enumerate(header.encodings):
-        table.add_row(
-            str(number),
-            encoding.trajectory.value,
-            *(text for space in (encoding.encoded, encoding.recon) for text in (
-                " x ".join(str(size) for size in space.matrix),
-                " x ".join(f"{length:g}" for length in space.field_of_view_mm),
-            )),
-            " x ".join(str(factor) for factor in encoding.acceleration),
-            encoding.calibration_mode.value,
-        )  # fmt: skip
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("encoding")
+    for number, _ in enumerate(header.encodings):
+        table.add_column(f"space {number}")
+
+    def row(label: str, values: Iterable[str]) -> None:
+        table.add_row(label, *values)
+
+    def lengths(space: Space) -> str:
+        return " x ".join(f"{length:g}" for length in space.field_of_view_mm) + " mm"
+
+    spaces = header.encodings
+    row("trajectory", (space.trajectory.value for space in spaces))
+    row("encoded matrix (x, y, z)", (" x ".join(map(str, space.encoded.matrix)) for space in spaces))
+    row("encoded field of view", (lengths(space.encoded) for space in spaces))
+    row("image matrix (x, y, z)", (" x ".join(map(str, space.recon.matrix)) for space in spaces))
+    row("image field of view", (lengths(space.recon) for space in spaces))
+    row("acceleration (y, z)", (" x ".join(map(str, space.acceleration)) for space in spaces))
+    row("calibration lines", (space.calibration_mode.value for space in spaces))
     return table
 
 
 def _content_table(content: Content, header: ScanHeader) -> Table:
-    table = Table(title="readouts", title_justify="left")
-    table.add_column("kind or counter")
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("readouts")
     table.add_column("number or range")
     for (coils, samples, centre), number in content.shapes.items():
         table.add_row(f"{coils} channels, {samples} samples, centre at sample {centre}", str(number))
@@ -199,7 +204,7 @@ def _flag_order(name: str) -> int:
 
 
 def _noise_table(levels: NDArray[np.float64]) -> Table:
-    table = Table()
+    table = Table(box=SIMPLE_HEAD)
     table.add_column("channel", justify="right")
     table.add_column("noise", justify="right")
     table.add_column("relative to the median")
