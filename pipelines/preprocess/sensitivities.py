@@ -95,12 +95,12 @@ def estimate_maps(
     vectors, eigenvalues = _dominant_eigenvectors(_on_grid(_lag_covariance(virtual, kernel), kernel, grid))
     # The first virtual coil is the dominant combination; making its map real fixes the phase.
     vectors = vectors * torch.sgn(vectors[..., :1]).conj()
-    maps = _interpolate(vectors, shape) @ basis.mT
-    support = _support(_interpolate(eigenvalues[..., None], shape)[..., 0])
-    length = torch.linalg.vector_norm(maps, dim=-1)
+    maps = _interpolate((vectors @ basis.mT).permute(3, 0, 1, 2), shape)
+    support = _support(_interpolate(eigenvalues.to(torch.complex64)[None], shape)[0].real)
+    length = torch.view_as_real(maps).square().sum((0, -1)).sqrt()
     # Zero length means that nothing is known of this pixel.
     scale = torch.where(support & (length > 0), 1 / length.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
-    return (maps * scale[..., None]).permute(3, 0, 1, 2).contiguous()
+    return maps.mul_(scale)
 
 
 def _central(kspace: Tensor) -> Tensor:
@@ -189,16 +189,28 @@ def _support(eigenvalues: Float32[Tensor, "z y x"]) -> Bool[Tensor, "z y x"]:
 
 
 def _grow(mask: Tensor, reach: Sequence[int]) -> Tensor:
-    return max_pool3d(mask, [2 * r + 1 for r in reach], stride=1, padding=list(reach))
+    for axis in range(3):
+        window = [2 * reach[axis] + 1 if each == axis else 1 for each in range(3)]
+        mask = max_pool3d(mask, window, stride=1, padding=[size // 2 for size in window])
+    return mask
 
 
-def _interpolate(values: Tensor, shape: Sequence[int]) -> Tensor:
-    """Bring `(gz, gy, gx, n)` to `(*shape, n)` by periodic Lanczos interpolation along each axis."""
-    for axis, n in enumerate(shape):
-        if values.shape[axis] != n:
-            weights = _lanczos(n, values.shape[axis]).to(values.device, values.dtype)
-            values = _along(weights, values, axis)
-    return values
+def _interpolate(values: Complex64[Tensor, "n gz gy gx"], shape: Sequence[int]) -> Complex64[Tensor, "n z y x"]:
+    """Periodic Lanczos interpolation along each axis; the last first, while the others are still short."""
+    for axis, n in reversed(list(enumerate(shape, start=1))):
+        coarse = values.shape[axis]
+        if coarse == n:
+            continue
+        weights = _lanczos(n, coarse).to(values.device)
+        if axis == 3:
+            values = values @ weights.mT.to(values.dtype)
+        else:
+            # The weights are real: on the real view this is half the work of a complex product.
+            parts = torch.view_as_real(values.contiguous())
+            rest = math.prod(parts.shape[axis + 1 :])
+            parts = weights @ parts.reshape(-1, coarse, rest)
+            values = torch.view_as_complex(parts.view(*values.shape[:axis], n, *values.shape[axis + 1 :], 2))
+    return values.contiguous()
 
 
 def _along(matrix: Tensor, values: Tensor, axis: int) -> Tensor:
