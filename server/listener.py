@@ -20,11 +20,15 @@ from server.metrics import Metrics
 from server.outcome import error_text
 from server.session import Session
 from server.wire.connection import Connection, Role
+from server.wire.messages import WireLimits
 
 MAX_REFUSALS: Final = 256
 """Refused connections that are being told so at a time; more than that are closed without a word."""
 
 REFUSAL_LINGER_S: Final = 1.0
+
+_SMALL: Final = WireLimits(buffer_bytes=4096, message_bytes=4096)
+"""For connections that only say no."""
 
 _LAG_INTERVAL_S: Final = 0.25
 
@@ -139,7 +143,7 @@ class Server:
 
     def _report(self) -> None:
         for session in self.sessions.values():
-            session.account()
+            session.report.account(session.socket)
         metrics, limits = self.metrics, self.settings.limits
         metrics.ready.set(not self.why_not_ready())
         metrics.draining.set(self.is_draining)
@@ -172,7 +176,7 @@ class _Refusal(asyncio.Protocol):
             return
         self._others.add(self)
         set_options(self._transport.get_extra_info("socket"), self._timeouts)
-        connection = Connection(Role.SERVER)
+        connection = Connection(Role.SERVER, _SMALL)
         self._transport.writelines([*connection.text(error_text(self._error)), *connection.close()])
         self._transport.write_eof()
         self._due = asyncio.get_running_loop().call_later(REFUSAL_LINGER_S, self.close)

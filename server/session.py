@@ -10,24 +10,24 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from dataclasses import dataclass, field
 from typing import Final
 
 from pipelines.assembly.assembler import Assembler
 from pipelines.assembly.frame import Group
-from pipelines.errors import HeaderError
+from pipelines.emission import SeriesScaler
 from pipelines.mrd import Acquisitions, Image, Waveform
 from pipelines.scan_header import ScanHeader, parse_scan_header
 from server import query
 from server.backpressure import Waiting
 from server.config import Settings
 from server.errors import LimitError, ProtocolError, ServerError
-from server.execution.executor import Executor, Job, JobResult
+from server.execution.executor import Executor, Job
 from server.ingest import Ingest
 from server.jobs import OrderedJobs
-from server.logs import logger, printable
-from server.metrics import Metrics, pipeline_label, product_version
-from server.outcome import TEXT_LENGTH, ClientLeftError, error_text, explain, outcome_of, trace_of
+from server.logs import printable
+from server.metrics import Metrics, product_version
+from server.outcome import TEXT_LENGTH, ClientLeftError, error_text
+from server.report import Report
 from server.selection import Selection, refine, select
 from server.wire.connection import Connection, Role
 from server.wire.messages import Close, ConfigFile, ConfigText, Event, Header, PeerError, Query, Response, Text
@@ -45,36 +45,18 @@ _MESSAGE_TYPES: Final[dict[type, str]] = {
 }
 
 
-@dataclass(slots=True)
-class Counts:
-    """What a session has done so far."""
-
-    acquisitions: int = 0
-    waveforms: int = 0
-    texts: int = 0
-    groups: int = 0
-    images: int = 0
-    warnings: int = 0
-    retried: int = 0
-    by_fate: dict[str, int] = field(default_factory=dict[str, int])
-
-
 class Session:
     """One connection.
 
     Attributes:
         id: random; for logs, images and support. Says nothing about a patient.
-        counts: what happened so far.
-        outcome: how the session ended; empty while it lives.
+        report: what happened so far.
+        socket: its end of the connection.
     """
 
     def __init__(self, settings: Settings, executor: Executor, metrics: Metrics, waiting: Waiting) -> None:
         self.id = secrets.token_hex(8)
-        self.counts = Counts()
-        self.outcome = ""
-        self.opened_at = time.monotonic()
-        self.first_image_s: float | None = None
-        self.last_image_s: float | None = None
+        self.report = Report(metrics, self.id)
         self._settings = settings
         self._executor = executor
         self._metrics = metrics
@@ -85,37 +67,19 @@ class Session:
         self._selection: Selection | None = None
         self._scan: ScanHeader | None = None
         self._assembler: Assembler | None = None
+        self._scaler: SeriesScaler | None = None
         self._error: Exception | None = None
-        self._input_ended_at: float | None = None
         self._is_running = False
         self._is_interrupted = False
         self._is_ending = False
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._warned: set[str] = set()
-        self._accounted = (0, 0, 0.0, 0.0)
-        self._log = logger().bind(session=self.id)
-
-    @property
-    def pipeline(self) -> str:
-        """Name of the pipeline; empty when none is chosen or none is wanted."""
-        return self._selection.entry.name if self._selection is not None and self._selection.entry is not None else ""
 
     def describe(self) -> dict[str, object]:
         """The session as it is now, for the list of live sessions; without patient data."""
-        return {
-            "session": self.id,
-            "pipeline": self.pipeline,
-            "age_s": round(time.monotonic() - self.opened_at, 3),
-            "input": "ended" if self._input_ended_at is not None else "open",
-            "acquisitions": self.counts.acquisitions,
-            "groups": self.counts.groups,
-            "images": self.counts.images,
-            "waiting_jobs": len(self._jobs),
-            "waiting_bytes": self._jobs.waiting_bytes,
-            "received_bytes": self.socket.received_bytes,
-            "sent_bytes": self.socket.sent_bytes,
-        }
+        waiting = {"waiting_jobs": len(self._jobs), "waiting_bytes": self._jobs.waiting_bytes}
+        return self.report.describe(self.socket) | waiting
 
     # --- input: callbacks of the socket ----------------------------------------------------------------------------
 
@@ -161,7 +125,7 @@ class Session:
 
     def input_failed(self, error: Exception) -> None:
         """Nothing more is taken from the peer; what is complete is still delivered, then this error."""
-        if self._input_ended_at is None:
+        if self.report.input_ended_at is None:
             self._error = error
             if self._assembler is not None:
                 self._assembler.abandon()
@@ -184,6 +148,7 @@ class Session:
 
     def _choose(self, selection: Selection) -> None:
         self._selection = selection
+        self.report.pipeline = selection.entry.name if selection.entry is not None else ""
         for warning in selection.warnings:
             self._warn(warning)
 
@@ -191,27 +156,30 @@ class Session:
         if self._selection is not None and self._selection.entry is not None:
             self._scan = parse_scan_header(event.xml, max_bytes=self._settings.limits.xml_bytes)
             self._begin_assembly()
+            if self._settings.emission.pixels == "uint16":
+                bits = self._scan.bits_stored
+                self._scaler = SeriesScaler() if bits is None else SeriesScaler(min(bits, 16))
 
     def _take_text(self, event: Text) -> None:
         self._count_text()
         is_configuration = event.text.lstrip().startswith("{")
-        is_behind_header = self._scan is not None and not self.counts.acquisitions and not self.counts.waveforms
+        is_behind_header = self._scan is not None and not self.report.acquisitions and not self.report.waveforms
         if is_configuration and is_behind_header and self._selection is not None:
             self._choose(refine(event.text, self._selection, self._settings.pipelines))
             self._begin_assembly()
 
     def _count_text(self) -> None:
-        self.counts.texts += 1
-        if self.counts.texts > self._settings.limits.texts:
+        self.report.texts += 1
+        if self.report.texts > self._settings.limits.texts:
             raise LimitError(f"more than {self._settings.limits.texts} texts and queries in one session")
 
     def _take_acquisitions(self, event: Acquisitions) -> None:
-        self.counts.acquisitions += len(event)
+        self.report.acquisitions += len(event)
         if self._assembler is not None:
             self._submit(self._assembler.add(event))
 
     def _take_waveform(self, event: Waveform) -> None:
-        self.counts.waveforms += 1
+        self.report.waveforms += 1
         if self._assembler is not None:
             self._assembler.add_waveform(event)
 
@@ -237,7 +205,7 @@ class Session:
         for warning in self._assembler.take_warnings():
             self._warn(warning)
         for group in groups:
-            self.counts.groups += 1
+            self.report.groups += 1
             provenance = {
                 "ReconSoftwareVersion": product_version(),
                 "ReconSession": self.id,
@@ -256,13 +224,18 @@ class Session:
         )
 
     def _end_input(self) -> None:
-        self._input_ended_at = time.monotonic()
+        self.report.input_ended_at = time.monotonic()
         self._jobs.finish()
         self.socket.discard()
 
     def _warn(self, text: str) -> None:
-        self.counts.warnings += 1
+        self.report.warnings += 1
         self.socket.post(self._connection.text(f"WRN {printable(text, TEXT_LENGTH)}"))
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._warn(text)
 
     def _reply(self, event: Query) -> None:
         health = self._executor.health()
@@ -281,17 +254,6 @@ class Session:
     async def ended(self) -> None:
         """Wait until the session is over and its socket closed."""
         await self._over.wait()
-
-    def account(self) -> None:
-        """Add what moved since the last call to the metrics."""
-        socket, metrics = self.socket, self._metrics
-        now = (socket.received_bytes, socket.sent_bytes, socket.paused_s, socket.blocked_s)
-        received, sent, paused, blocked = (new - old for new, old in zip(now, self._accounted, strict=True))
-        self._accounted = now
-        metrics.received_bytes.inc(received)
-        metrics.sent_bytes.inc(sent)
-        metrics.backpressure_seconds.labels("read_paused").inc(paused)
-        metrics.backpressure_seconds.labels("write_blocked").inc(blocked)
 
     def _interrupt(self) -> None:
         self._is_interrupted = True
@@ -319,101 +281,40 @@ class Session:
                 await self._finish()
             finally:
                 self.socket.abort()
-                self.account()
+                self.report.account(self.socket)
                 self._metrics.sessions_active.dec()
                 self._over.set()
 
     async def _deliver(self) -> None:
         """Send the images of every job, in order; ends when the input has ended and all is sent."""
-        clock = time.monotonic
         while (done := await self._jobs.next()) is not None:
             result, completed_at = done
-            self._observe(result)
+            self.report.note_result(result)
+            for warning in result.warnings:
+                self._warn_once(warning)
             for image in result.images:
-                started = clock()
-                buffers = self._connection.image(image)
-                if self.first_image_s is None:
-                    self.first_image_s = clock() - completed_at
-                    self._metrics.first_image_seconds.labels(self._label).observe(self.first_image_s)
+                started = time.monotonic()
+                buffers = self._connection.image(self._in_stored_units(image))
+                self.report.note_first_image(completed_at)
                 await self.socket.write(buffers)
-                self._metrics.stage_seconds.labels(self._label, "send").observe(clock() - started)
-                self._metrics.sent_images.labels(self._label, _kind(image)).inc()
-                self.counts.images += 1
+                self.report.note_image(image, time.monotonic() - started)
+
+    def _in_stored_units(self, image: Image) -> Image:
+        if self._scaler is None:
+            return image
+        stored = self._scaler(image)
+        for warning in self._scaler.take_warnings():
+            self._warn(warning)
+        return stored
 
     async def _finish(self) -> None:
         """Say the last words, record the end, and close."""
-        error = self._error
-        self.outcome = outcome_of(error)
         if self._assembler is not None:
-            self.counts.by_fate = {str(fate): n for fate, n in self._assembler.counts.items() if n}
+            self.report.fates = {str(fate): n for fate, n in self._assembler.counts.items() if n}
             self._assembler.abandon()
         if self.socket.is_open:
-            if error is not None:
-                self.socket.post(self._connection.text(error_text(error)))
+            if self._error is not None:
+                self.socket.post(self._connection.text(error_text(self._error)))
             self.socket.post(self._connection.close())
-        if self._input_ended_at is not None:
-            self.last_image_s = time.monotonic() - self._input_ended_at
-        self._record(error)
+        self.report.close(self._error, self.socket)
         await self.socket.end()
-
-    def _observe(self, result: JobResult) -> None:
-        for stage, seconds in result.stages_s.items():
-            if stage == "queue":
-                self._metrics.queue_wait_seconds.labels(self._label).observe(seconds)
-            else:
-                self._metrics.stage_seconds.labels(self._label, stage).observe(seconds)
-        if result.attempts > 1:
-            self.counts.retried += 1
-            self._metrics.jobs_retried.labels(self._label, "ok").inc()
-        for warning in result.warnings:
-            if warning not in self._warned:
-                self._warned.add(warning)
-                self._warn(warning)
-
-    def _record(self, error: Exception | None) -> None:
-        metrics, counts = self._metrics, self.counts
-        duration_s = time.monotonic() - self.opened_at
-        metrics.sessions.labels(self._label, self.outcome).inc()
-        metrics.session_seconds.labels(self._label).observe(duration_s)
-        if isinstance(error, ProtocolError):
-            metrics.protocol_errors.labels(error.kind).inc()
-        elif isinstance(error, HeaderError):
-            metrics.protocol_errors.labels("bad_header").inc()
-        if error is None:
-            metrics.last_success.labels(self._label).set_to_current_time()
-            if self.last_image_s is not None:
-                metrics.last_image_seconds.labels(self._label).observe(self.last_image_s)
-        elif not isinstance(error, ClientLeftError):
-            code, message = explain(error)
-            self._log.error("session_error", code=code, message=message, trace=trace_of(error))
-        self._log.info(
-            "session_end",
-            outcome=self.outcome,
-            pipeline=self.pipeline,
-            peer_port=self.socket.peer_port,
-            duration_s=round(duration_s, 4),
-            first_image_s=_rounded(self.first_image_s),
-            last_image_s=_rounded(self.last_image_s),
-            acquisitions=counts.acquisitions,
-            waveforms=counts.waveforms,
-            texts=counts.texts,
-            groups=counts.groups,
-            images=counts.images,
-            warnings=counts.warnings,
-            retried=counts.retried,
-            counts=counts.by_fate,
-            received_bytes=self.socket.received_bytes,
-            sent_bytes=self.socket.sent_bytes,
-        )
-
-    @property
-    def _label(self) -> str:
-        return pipeline_label(self.pipeline)
-
-
-def _kind(image: Image) -> str:
-    return "uncertainty" if "ReconUncertaintyKind" in image.meta else "magnitude"
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 4)

@@ -218,3 +218,18 @@ async def test_one_listener_serves_both_address_families(
             reply = await client.send_scan("zero_filled", small_scan.header, small_scan.batches)
         assert len(reply.images) == 24
         assert reply.closed
+
+
+async def test_integer_pixels_have_one_scale_a_series_and_leave_the_deviation_float(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    server = await serving(emission__pixels="uint16")
+    reply = await send(server, small_scan)
+    magnitudes, deviations = reply.images[::2], reply.images[1::2]
+    assert {image.pixels.dtype.name for image in magnitudes} == {"uint16"}
+    assert {image.pixels.dtype.name for image in deviations} == {"float32"}
+    assert len({image.meta["RescaleSlope"][0] for image in reply.images[2:]}) == 1
+    slope = float(magnitudes[-1].meta["RescaleSlope"][0])
+    # The executor's images hold their own number; the first that is not zero sets the scale, with room for four times.
+    assert [round(float(image.pixels.max()) * slope) for image in magnitudes[:5]] == [0, 1, 2, 3, 4]
+    assert sum("clipped" in text for text in reply.texts) == 1

@@ -1,0 +1,142 @@
+"""What one session did, for the log, the metrics and the list of live sessions. Numbers and names; never data."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from pipelines.errors import HeaderError
+from pipelines.mrd import Image
+from server.errors import ProtocolError
+from server.execution.executor import JobResult
+from server.ingest import Ingest
+from server.logs import logger
+from server.metrics import Metrics, pipeline_label
+from server.outcome import ClientLeftError, explain, outcome_of, trace_of
+
+
+@dataclass(slots=True, eq=False)
+class Report:
+    """The account of one session.
+
+    Attributes:
+        metrics: where everything is counted as well.
+        session: its id.
+        pipeline: name in the registry; empty while none is chosen, and when none is wanted.
+        first_image_s: from the completion of the first group to the first byte of its image.
+        last_image_s: from the end of the input to CLOSE.
+        fates: readouts by what became of them.
+    """
+
+    metrics: Metrics
+    session: str
+    pipeline: str = ""
+    opened_at: float = field(default_factory=time.monotonic)
+    input_ended_at: float | None = None
+    first_image_s: float | None = None
+    last_image_s: float | None = None
+    acquisitions: int = 0
+    waveforms: int = 0
+    texts: int = 0
+    groups: int = 0
+    images: int = 0
+    warnings: int = 0
+    retried: int = 0
+    fates: dict[str, int] = field(default_factory=dict[str, int])
+    _accounted: tuple[int, int, float, float] = (0, 0, 0.0, 0.0)
+
+    @property
+    def label(self) -> str:
+        """The pipeline as a label."""
+        return pipeline_label(self.pipeline)
+
+    def describe(self, socket: Ingest) -> dict[str, object]:
+        """The session as it is now."""
+        return {
+            "session": self.session,
+            "pipeline": self.pipeline,
+            "age_s": round(time.monotonic() - self.opened_at, 3),
+            "input": "open" if self.input_ended_at is None else "ended",
+            "acquisitions": self.acquisitions,
+            "groups": self.groups,
+            "images": self.images,
+            "received_bytes": socket.received_bytes,
+            "sent_bytes": socket.sent_bytes,
+        }
+
+    def note_result(self, result: JobResult) -> None:
+        """A job has ended well."""
+        for stage, seconds in result.stages_s.items():
+            if stage == "queue":
+                self.metrics.queue_wait_seconds.labels(self.label).observe(seconds)
+            else:
+                self.metrics.stage_seconds.labels(self.label, stage).observe(seconds)
+        if result.attempts > 1:
+            self.retried += 1
+            self.metrics.jobs_retried.labels(self.label, "ok").inc()
+
+    def note_first_image(self, completed_at: float) -> None:
+        """An image is about to be sent; only the first one counts."""
+        if self.first_image_s is None:
+            self.first_image_s = time.monotonic() - completed_at
+            self.metrics.first_image_seconds.labels(self.label).observe(self.first_image_s)
+
+    def note_image(self, image: Image, send_s: float) -> None:
+        """An image was sent."""
+        self.images += 1
+        kind = "uncertainty" if "ReconUncertaintyKind" in image.meta else "magnitude"
+        self.metrics.stage_seconds.labels(self.label, "send").observe(send_s)
+        self.metrics.sent_images.labels(self.label, kind).inc()
+
+    def account(self, socket: Ingest) -> None:
+        """Add what moved since the last call to the metrics."""
+        now = (socket.received_bytes, socket.sent_bytes, socket.paused_s, socket.blocked_s)
+        received, sent, paused, blocked = (new - old for new, old in zip(now, self._accounted, strict=True))
+        self._accounted = now
+        self.metrics.received_bytes.inc(received)
+        self.metrics.sent_bytes.inc(sent)
+        self.metrics.backpressure_seconds.labels("read_paused").inc(paused)
+        self.metrics.backpressure_seconds.labels("write_blocked").inc(blocked)
+
+    def close(self, error: Exception | None, socket: Ingest) -> None:
+        """Count and log the end: one record for the session, and one more if it ended with an error."""
+        metrics, log = self.metrics, logger().bind(session=self.session)
+        now = time.monotonic()
+        if self.input_ended_at is not None:
+            self.last_image_s = now - self.input_ended_at
+        metrics.sessions.labels(self.label, outcome_of(error)).inc()
+        metrics.session_seconds.labels(self.label).observe(now - self.opened_at)
+        if isinstance(error, ProtocolError):
+            metrics.protocol_errors.labels(error.kind).inc()
+        elif isinstance(error, HeaderError):
+            metrics.protocol_errors.labels("bad_header").inc()
+        if error is None:
+            metrics.last_success.labels(self.label).set_to_current_time()
+            if self.last_image_s is not None:
+                metrics.last_image_seconds.labels(self.label).observe(self.last_image_s)
+        elif not isinstance(error, ClientLeftError):
+            code, message = explain(error)
+            log.error("session_error", code=code, message=message, trace=trace_of(error))
+        log.info(
+            "session_end",
+            outcome=outcome_of(error),
+            pipeline=self.pipeline,
+            peer_port=socket.peer_port,
+            duration_s=round(now - self.opened_at, 4),
+            first_image_s=_rounded(self.first_image_s),
+            last_image_s=_rounded(self.last_image_s),
+            acquisitions=self.acquisitions,
+            waveforms=self.waveforms,
+            texts=self.texts,
+            groups=self.groups,
+            images=self.images,
+            warnings=self.warnings,
+            retried=self.retried,
+            counts=self.fates,
+            received_bytes=socket.received_bytes,
+            sent_bytes=socket.sent_bytes,
+        )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
