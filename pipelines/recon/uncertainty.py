@@ -12,8 +12,9 @@ alias onto each other, which gives three ways to get that diagonal:
 1. *Alias sets*: one phase-encoding axis whose sampling repeats with a short period q (full sampling: q = 1). Only q
    pixels couple; their q x q systems are inverted exactly for every pixel of the image.
 2. *Columns*: one phase-encoding axis with any pattern (extra calibration lines, partial Fourier, random lines). Each
-   column of x is one dense system, inverted exactly. Because sensitivities are smooth it is done for some columns,
-   and the ratio of the variance to that of a fully sampled scan is interpolated between them.
+   column of x is one dense system, inverted exactly. Because sensitivities are smooth it is done for some columns;
+   between them the ratio to a variance known everywhere is interpolated: that of the regular pattern underneath
+   (alias sets), or of a fully sampled scan where there is none.
 3. *Pseudo-replicas* (Robson 2008, doi 10.1002/mrm.21728): two undersampled axes or an incomplete readout. Noise goes
    through the same linear map a few times; the variance over replicas is averaged over neighbouring pixels. Seeded:
    same input, same bytes.
@@ -38,6 +39,8 @@ LONGEST_PERIOD = 6
 """Alias sets up to this size are inverted pixel by pixel; beyond it dense columns are cheaper."""
 MOST_COLUMNS = 64
 """Columns inverted for each partition; between them the variance ratio is interpolated."""
+MOST_COLUMNS_ON_A_LATTICE = 12
+"""The same where a regular pattern lies underneath, whose exact variance already follows the edges of the object."""
 REPLICAS = 12
 REPLICA_WINDOW = 5
 """Pixels along each axis over which the variance over replicas is averaged."""
@@ -93,7 +96,33 @@ def _axis_variance(maps: Tensor, counts: Tensor, weight: float) -> Tensor:
     if period <= LONGEST_PERIOD:
         return _alias_set_variance(maps, counts, weight, period)
     intensity = maps.abs().square().sum(0)
-    return torch.stack([_column_variance(maps[:, z], intensity[z], counts, weight) for z in range(maps.shape[1])])
+    lattice = _lattice(counts)
+    if lattice is not None:
+        baseline = _alias_set_variance(maps, lattice, weight, _period(lattice))
+    else:
+        baseline = 1 / intensity.clamp(min=torch.finfo(torch.float32).tiny)
+    most = MOST_COLUMNS if lattice is None else MOST_COLUMNS_ON_A_LATTICE
+    return torch.stack(
+        [
+            _column_variance(maps[:, z], intensity[z] > 0, baseline[z], counts, weight, most)
+            for z in range(maps.shape[1])
+        ]
+    )
+
+
+def _lattice(counts: Tensor) -> Tensor | None:
+    """The regular pattern under extra or missing lines: every q-th line, q the widest gap; None if q is no divisor."""
+    n = counts.shape[0]
+    lines = torch.nonzero(counts > 0)[:, 0]
+    if len(lines) < 2:
+        return None
+    gaps = lines.diff()
+    period = int(gaps.max())
+    if period > LONGEST_PERIOD or n % period:
+        return None
+    lattice = torch.zeros_like(counts)
+    lattice[int(lines[gaps.argmax()]) % period :: period] = 1
+    return lattice
 
 
 def _period(counts: Tensor) -> int:
@@ -140,31 +169,35 @@ def _invert_in_place(matrix: list[list[Tensor]]) -> list[list[Tensor]]:
     return matrix
 
 
-def _column_variance(maps: Tensor, intensity: Tensor, counts: Tensor, weight: float) -> Tensor:
-    """Variance of one partition, `(y, x)`, from dense systems of some columns; maps `(coils, y, x)`."""
-    n, width = intensity.shape
+def _column_variance(
+    maps: Tensor, inside: Tensor, baseline: Tensor, counts: Tensor, weight: float, most: int
+) -> Tensor:
+    """Variance of one partition, `(y, x)`, from dense systems of at most `most` columns; maps `(coils, y, x)`.
+
+    Between these columns the ratio to the baseline is interpolated.
+    """
+    n, width = inside.shape
     offset = torch.arange(n, device=maps.device)
     coupling = _point_spread(counts)[(offset[:, None] - offset) % n]
-    inhabited = torch.nonzero((intensity > 0).any(0))[:, 0]
+    inhabited = torch.nonzero(inside.any(0))[:, 0]
     if len(inhabited) == 0:
-        return torch.zeros_like(intensity)
+        return torch.zeros_like(baseline)
     first, last = int(inhabited[0]), int(inhabited[-1])
-    chosen = torch.linspace(first, last, min(MOST_COLUMNS, last - first + 1), device=maps.device).round().long()
+    chosen = torch.linspace(first, last, min(most, last - first + 1), device=maps.device).round().long()
     ratio = torch.zeros((n, len(chosen)), device=maps.device)
     known = torch.zeros_like(ratio)
     for index, x in enumerate(chosen.tolist()):
-        inside = torch.nonzero(intensity[:, x] > 0)[:, 0]
-        if len(inside) == 0:
+        rows = torch.nonzero(inside[:, x])[:, 0]
+        if len(rows) == 0:
             continue
-        column = maps[:, inside, x]
-        system = coupling[inside][:, inside] * (column.mH @ column)
+        column = maps[:, rows, x]
+        system = coupling[rows][:, rows] * (column.mH @ column)
         system.diagonal().add_(weight)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
         variance = inverse.diagonal().real - weight * inverse.abs().square().sum(1)
-        ratio[inside, index] = variance * intensity[inside, x]
-        known[inside, index] = 1
-    smooth = _interpolate(ratio, known, chosen, width)
-    return smooth / intensity.clamp(min=torch.finfo(torch.float32).tiny)
+        ratio[rows, index] = variance / baseline[rows, x].clamp(min=torch.finfo(torch.float32).tiny)
+        known[rows, index] = 1
+    return torch.where(inside, _interpolate(ratio, known, chosen, width) * baseline, 0.0)
 
 
 def _interpolate(ratio: Tensor, known: Tensor, chosen: Tensor, width: int) -> Tensor:

@@ -109,16 +109,19 @@ def test_replicas_agree_with_the_dense_matrix_where_nothing_is_separable(case):
     assert 0.5 < ratio.min() <= ratio.max() < 2
 
 
-def test_columns_between_those_inverted_are_interpolated_closely(monkeypatch):
-    maps = random_maps(11, 6, 1, 24, 96)
-    counts = pattern(24, 3, range(9, 15))[None, None]
+@pytest.mark.parametrize(("y", "limit"), [(25, "MOST_COLUMNS"), (24, "MOST_COLUMNS_ON_A_LATTICE")])
+def test_columns_between_those_inverted_are_interpolated_closely(monkeypatch, y, limit):
+    maps = random_maps(11, 6, 1, y, 96)
+    counts = pattern(y, 3, range(9, 15))[None, None]
     everywhere = torch.ones(96, dtype=torch.bool)
-    exact = sense_deviation(maps, counts, 1.0, 0.01, bright(1, 24, 96), everywhere)
-    monkeypatch.setattr(uncertainty, "MOST_COLUMNS", 24)
+    monkeypatch.setattr(uncertainty, limit, 96)
+    exact = sense_deviation(maps, counts, 1.0, 0.01, bright(1, y, 96), everywhere)
+    monkeypatch.setattr(uncertainty, limit, 24)
 
-    interpolated = sense_deviation(maps, counts, 1.0, 0.01, bright(1, 24, 96), everywhere)
+    interpolated = sense_deviation(maps, counts, 1.0, 0.01, bright(1, y, 96), everywhere)
 
     ratio = interpolated / exact
+    assert not torch.equal(interpolated, exact)
     assert float(ratio.median()) == pytest.approx(1, abs=0.01)
     assert float(ratio.quantile(0.95)) < 1.1
 
