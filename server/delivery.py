@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from pipelines.mrd import Acquisitions, Waveform
 from server.client import Client, ScanReply
 from server.client import Progress as Sent
-from server.errors import ServerError
+from server.errors import SettingsError
 from server.image_file import group_images, write_images
 
 
@@ -134,19 +134,12 @@ def parse_parameters(values: Iterable[str]) -> dict[str, object]:
     """Parameters from `name=value` texts; the server checks names and values.
 
     Raises:
-        ServerError: a text without `=`.
+        SettingsError: a text without `=`.
     """
     parameters: dict[str, object] = {}
     for value in values:
         name, separator, text = value.partition("=")
         if not separator or not name:
-            raise ParameterTextError(f"'{value}' is not of the form name=value")
+            raise SettingsError(f"the parameter '{value}' is not of the form name=value")
         parameters[name] = text
     return parameters
-
-
-class ParameterTextError(ServerError):
-    """A parameter on the command line is not of the form name=value."""
-
-    code = "bad_parameter"
-    advice = "Write for example --parameter iterations=20."

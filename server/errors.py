@@ -10,6 +10,8 @@ ServerError
 ├── DrainingError        the server is shutting down
 ├── FileError            a file with a scan or with images cannot be read or written
 ├── ClientError          the server a client spoke to was not there, refused, fell silent or ended early
+│   └── ScanFailedError  the same with what had come until then (server/client.py)
+├── StartError           a server of one's own did not come up (server/local_server.py)
 └── SettingsError        the settings are wrong; the server does not start
 """
 

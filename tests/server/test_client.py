@@ -202,7 +202,7 @@ async def test_client_stops_sending_when_the_server_has_closed() -> None:
         while await peer.reader.read(1 << 16):
             pass
 
-    def endless():  # noqa: ANN202
+    def endless():
         while True:
             yield from scan.batches
 
@@ -288,7 +288,7 @@ async def test_no_server_is_said_plainly() -> None:
 
 
 async def test_failure_while_reading_the_scan_is_passed_on(scan: SimulatedScan) -> None:
-    def broken():  # noqa: ANN202
+    def broken():
         yield scan.batches[0]
         raise FileError("readout 9 is damaged")
 

@@ -156,7 +156,7 @@ def test_send_without_a_server_says_how_to_start_one(run: Run, scan_file: Path, 
 
 def test_send_refuses_a_malformed_parameter(run: Run, scan_file: Path) -> None:
     outcome = run("send", scan_file, "--parameter", "iterations")
-    assert outcome.status == 1
+    assert outcome.status == 2
     assert "'iterations' is not of the form name=value" in outcome.errors
 
 
