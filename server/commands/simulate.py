@@ -65,7 +65,8 @@ def main(
 
     \b
     The same in one step, to a server on this machine:
-        echotrain simulate --acceleration 3 --host 127.0.0.1 --pipeline sense --images images.h5 --png images.png
+        echotrain simulate --acceleration 3 --host 127.0.0.1 --pipeline sense \
+            --images images.h5 --png images.png
 
     \b
     Exit statuses: 0 done, 1 the scan failed at the server or a file could not be written, 2 wrong arguments.
