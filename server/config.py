@@ -50,7 +50,7 @@ class Listen(_Section):
 
     host: str = _setting("127.0.0.1", "Address to listen on; empty or '::' means every address, IPv4 and IPv6.")
     port: int = _setting(9002, "TCP port for MRD; 0 lets the system choose.", ge=0, le=65535)
-    backlog: int = _setting(128, "Connections that may wait to be accepted.", ge=1, le=65535)
+    backlog: int = _setting(1024, "Connections that may wait to be accepted.", ge=1, le=65535)
 
 
 class Admin(_Section):

@@ -22,7 +22,7 @@ from server.session import Session
 from server.wire.connection import Connection, Role
 from server.wire.messages import WireLimits
 
-MAX_REFUSALS: Final = 256
+MAX_REFUSALS: Final = 1024
 """Refused connections that are being told so at a time; more than that are closed without a word."""
 
 REFUSAL_LINGER_S: Final = 1.0
@@ -71,7 +71,9 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         for sock in sockets if sockets is not None else listen(self.settings.listen):
-            self._listeners.append(await loop.create_server(self._accept, sock=sock))
+            # The loop listens once more, and would do so with a backlog of its own.
+            backlog = self.settings.listen.backlog
+            self._listeners.append(await loop.create_server(self._accept, sock=sock, backlog=backlog))
         self._measure_lag(time.monotonic())
         self.metrics.watch(self.executor.health)
         self.metrics.before_scrape(self._report)

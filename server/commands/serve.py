@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from server.errors import SettingsError
 from server.execution.process_pool import ProcessExecutor
 from server.listener import Server, listen
 from server.metrics import Metrics, product_version
+
+MOST_FILES = 65536
 
 
 def main(
@@ -53,6 +56,9 @@ def main(
     given = {name: value for name, value in flags.items() if value is not None}
     settings = config.load(file, given | parse_values(values or [])).settings
     logs.configure(settings.logs.level)
+    # A flood of connections that are refused must not use up the files that sessions and workers need.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, MOST_FILES) if most > 0 else MOST_FILES, most))
     uvloop.run(serve(settings))
 
 
