@@ -144,7 +144,9 @@ class Workers(_Section):
         "Where workers compute: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one.",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
     )
-    threads: int = _setting(0, "CPU threads of each worker; 0 shares the cores among the workers.", ge=0, le=1024)
+    threads: int = _setting(
+        0, "CPU threads of each worker; 0 shares all cores but one among the workers.", ge=0, le=1024
+    )
 
 
 _ALIASES = {
