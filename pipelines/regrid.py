@@ -1,7 +1,8 @@
 """From the grid of the reconstruction to the grid that the scan header asks for: field of view, then matrix.
 
-Oversampling along the phase-encoding axes is cut off in image space; other pixel sizes come from zero-filling (or
-cutting) k-space, which keeps pixel values and does not blur. Knows tensors and two matrix sizes, nothing of coils or
+Oversampling along the phase-encoding axes is cut off in image space, and a field of view beyond the measured one is
+filled with zeros, so that distances stay true; other pixel sizes come from zero-filling (or cutting) k-space, which
+keeps pixel values and does not blur. Knows tensors and two matrix sizes, nothing of coils or
 noise scans.
 """
 
@@ -40,19 +41,24 @@ def to_recon_grid(
     """
     x, y, z = encoding.recon.matrix
     target = (z if image.shape[1] > 1 else 1, y if image.shape[2] > 1 else 1, x if image.shape[3] > 1 else 1)
-    if prod(target) > MOST_PIXELS:
-        raise BudgetError(f"the recon matrix {x} x {y} x {z} has more than {MOST_PIXELS} pixels")
-    for axis, size in zip((1, 2), target[:2], strict=True):
-        kept = _length_in_view(image.shape[axis], 3 - axis, encoding)
+    in_view = tuple(_length_in_view(image.shape[axis], 3 - axis, encoding) for axis in (1, 2, 3))
+    if prod(max(sizes) for sizes in zip(target, in_view, strict=True)) > MOST_PIXELS:
+        raise BudgetError(
+            f"the recon matrix {x} x {y} x {z} with its field of view needs an image of more than {MOST_PIXELS} pixels"
+        )
+    for axis, kept, size in zip((1, 2, 3), in_view, target, strict=True):
         image, deviation = _centre(image, axis, kept), _centre(deviation, axis, kept)
         image, deviation = _resize(image, deviation, axis, size)
-    return _resize(image, deviation, 3, target[2])
+    return image, deviation
 
 
 def _length_in_view(n: int, axis: int, encoding: Encoding) -> int:
-    """Pixels of the encoded grid that lie in the field of view of the images; `axis` counts x, y, z."""
+    """Pixels of the encoded grid in the field of view of the images, `n` being encoded; `axis` counts x, y, z.
+
+    Along x, preparation has already cut off what lies beyond the field of view of the images.
+    """
     encoded_mm, recon_mm = encoding.encoded.field_of_view_mm[axis], encoding.recon.field_of_view_mm[axis]
-    if n == 1 or not (encoded_mm > 0 and 0 < recon_mm < encoded_mm):
+    if n == 1 or not (encoded_mm > 0 and 0 < recon_mm < float("inf")) or (axis == 0 and recon_mm <= encoded_mm):
         return n
     return max(1, round(n * recon_mm / encoded_mm))
 

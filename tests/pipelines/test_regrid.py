@@ -86,6 +86,30 @@ def test_fields_of_view_without_sense_do_not_crop():
     assert np.array_equal(resized, image)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_field_of_view_beyond_the_measured_one_is_zero_and_keeps_distances(axis):
+    image = noise(1, 1, 8, 8)
+    recon, recon_mm = [8, 8, 1], [16.0, 16.0, 5.0]
+    recon[axis], recon_mm[axis] = 12, 24.0
+
+    resized, deviation = to_recon_grid(
+        image, image.abs() + 1, encoding((8, 8, 1), tuple(recon), (16.0, 16.0, 5.0), tuple(recon_mm))
+    )
+
+    inner, outer = (resized.narrow(3 - axis, 2, 8), resized.clone())
+    assert bool((inner == image).all())
+    outer.narrow(3 - axis, 2, 8).zero_()
+    assert not bool(outer.any())
+    assert not bool(deviation.narrow(3 - axis, 0, 2).any())
+
+
+def test_a_field_of_view_beyond_any_image_is_refused_before_memory_is_taken():
+    image = noise(1, 1, 8, 8)
+
+    with pytest.raises(BudgetError, match="field of view"):
+        to_recon_grid(image, image.abs(), encoding((8, 8, 1), (8, 8, 1), (1e-3, 1e-3, 5), (1e5, 1e5, 5)))
+
+
 def test_a_recon_matrix_beyond_any_image_is_refused_before_memory_is_taken():
     image = noise(1, 1, 4, 4)
 
