@@ -69,7 +69,7 @@ async def send(port: int, pipeline: str) -> ScanReply:
 
 def bart_image() -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
     """The same raw data through ismrmrd-python, numpy and BART; also the k-space for it, (coils, z, y, x)."""
-    dataset = ismrmrd.Dataset(str(FILE), "dataset", False)
+    dataset = ismrmrd.Dataset(str(FILE), "dataset", mode="r")
     header = ismrmrd.xsd.CreateFromDocument(dataset.read_xml_header())
     encoding = header.encoding[0]
     n_x, n_y = encoding.encodedSpace.matrixSize.x, encoding.encodedSpace.matrixSize.y
