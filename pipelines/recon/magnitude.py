@@ -84,7 +84,7 @@ def _lookup(signal: Tensor, n_channels: int) -> Tensor:
     values, reach = _factors(n_channels)
     table = torch.from_numpy(values).to(signal.device)
     position = signal.clamp(max=reach) * ((_STEPS - 1) / reach)
-    lower = position.long().clamp(max=_STEPS - 2)
+    lower = position.long().clamp(0, _STEPS - 2)  # not finite: stays so in `part`, and must not index outside
     part = position - lower
     return table[lower] * (1 - part) + table[lower + 1] * part
 

@@ -56,3 +56,11 @@ def test_pixels_without_variance_have_none_and_do_not_touch_their_neighbours():
 @pytest.mark.parametrize("variance", [0.0, 1e-30, 1e30])
 def test_extreme_values_stay_finite(value, variance):
     assert bool(torch.isfinite(magnitude_deviation(flat(value), flat(variance))).all())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_values_that_are_not_finite_never_index_outside_the_table(value):
+    # On a GPU an index outside would end the whole process; what is not finite is refused behind this.
+    deviation = magnitude_deviation(flat(value), flat(value))
+
+    assert not bool(torch.isfinite(deviation).all())
