@@ -79,9 +79,10 @@ def estimate_noise_model(noise: NoiseScan, n_coils: int, bandwidth: float) -> tu
     samples = _usable_samples(noise.samples, n_coils, warnings)
     if samples is None:
         return None, warnings
-    covariance = (samples @ samples.conj().T / (samples.shape[1] - 1)).astype(np.complex128)
-    variance = covariance.diagonal().real
-    alive = variance > 1e-10 * variance.max()
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
+        covariance = (samples @ samples.conj().T / (samples.shape[1] - 1)).astype(np.complex128)
+        variance = covariance.diagonal().real
+        alive = variance > 1e-10 * variance.max()
     if not alive.any() or not np.isfinite(variance).all():
         return None, [*warnings, "The noise scan holds no noise; it is not used."]
     if not alive.all():

@@ -103,6 +103,7 @@ def test_few_samples_scale_coils_without_decorrelating_them(rng):
         (np.ones((4, 3, 64), np.complex64), "3 coils"),
         (np.full((4, 4, 64), np.nan, np.complex64), "not finite"),
         (np.zeros((0, 4, 64), np.complex64), "at least 16"),
+        (np.full((4, 4, 64), 1e30, np.complex64), "no noise"),
     ],
 )
 def test_an_unusable_noise_scan_is_refused_with_a_reason(samples, reason):
