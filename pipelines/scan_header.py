@@ -263,7 +263,7 @@ class _Element:
         text = self.text
         if re.fullmatch(r"[+-]?[0-9]{1,18}", text) is None or not minimum <= int(text) <= maximum:
             raise HeaderError(
-                f"scan header, {self.path}: expected a whole number {minimum} to {maximum}, found {_shown(text)}"
+                f"scan header, {self.path}: expected a whole number {minimum} to {maximum}, found {_shown_value(text)}"
             )
         return int(text)
 
@@ -275,14 +275,16 @@ class _Element:
         )
         if not minimum <= value <= maximum:
             raise HeaderError(
-                f"scan header, {self.path}: expected a number {minimum:g} to {maximum:g}, found {_shown(text)}"
+                f"scan header, {self.path}: expected a number {minimum:g} to {maximum:g}, found {_shown_value(text)}"
             )
         return value
 
     def choice(self, words: list[str]) -> str:
         text = self.text
         if text not in words:
-            raise HeaderError(f"scan header, {self.path}: expected one of {', '.join(words)}, found {_shown(text)}")
+            raise HeaderError(
+                f"scan header, {self.path}: expected one of {', '.join(words)}, found {_shown_value(text)}"
+            )
         return text
 
     def printable(self) -> str:
@@ -293,6 +295,13 @@ class _Element:
 
 def _shown(text: str) -> str:
     return f"'{text[:32].encode('unicode_escape').decode('ascii')}'"
+
+
+def _shown_value(text: str) -> str:
+    # Messages go into logs: a short number helps, and any other content could be a name in the wrong place.
+    if not text or re.fullmatch(r"[+-]?[0-9.]{1,12}([eE][+-]?[0-9]{1,4})?", text):
+        return f"'{text}'"
+    return f"another text ({len(text)} characters)"
 
 
 class _TreeBuilder:

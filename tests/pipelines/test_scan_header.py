@@ -306,3 +306,10 @@ def test_damaged_header_is_parsed_or_refused_and_nothing_else(position: int, dam
     except HeaderError:
         return
     assert parsed.encodings
+
+
+def test_a_value_that_is_no_number_is_never_quoted():
+    xml = document()
+    for old, new in ((b"<x>", b"<x>ZZ^CANARY"), (b"cartesian", b"ZZ^CANARY")):
+        with pytest.raises(HeaderError, match=r"found another text \(\d+ characters\)"):
+            parse_scan_header(xml.replace(old, new))
