@@ -24,6 +24,7 @@ from server.anatomy import BRAIN_SPACING_MM, DATA, load_anatomy
 from server.client import ScanFailedError
 from server.commands.simulate import truth_images
 from server.delivery import Shipment, deliver, describe, save
+from server.errors import FileError
 from server.gallery import Comparison, key_of, pair_images, write_gallery
 from server.image_file import write_images
 from server.local_server import LocalServer, local_server
@@ -90,7 +91,10 @@ def main(
     """
     console = Console(stderr=True)
     started = time.monotonic()
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"the folder {output} cannot be made ({error.strerror or error})") from error
     brain, truth = _brain_scans(slices)
     write_images(output / "brain_truth.h5", truth)
     with ExitStack() as until_done:

@@ -68,3 +68,10 @@ def test_doctor_reconstructs_a_phantom() -> None:
     done = run("doctor", "--set", "listen.port=0", "--set", "admin.port=0", "--set", "limits.memory_bytes=268435456")
     assert "gave 2 images" in done.stdout
     assert done.returncode == 0
+
+
+def test_a_folder_that_cannot_be_made_ends_the_demo_with_one_line() -> None:
+    done = run("demo", "--output", "/dev/null/demo")
+    assert done.returncode == 1
+    assert done.stderr.startswith("echotrain: bad_file: the folder /dev/null/demo cannot be made")
+    assert "Traceback" not in done.stderr
