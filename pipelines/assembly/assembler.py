@@ -307,7 +307,7 @@ class Assembler:
                 is_complete=progress.missing == 0,
                 expected_lines=progress.promised,
                 calibration=calibration,
-                noise=self._noise.scan(),
+                noise=self._noise.final_scan(),
                 slots=(group.slot, *slots),
             )
         )

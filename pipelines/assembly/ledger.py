@@ -18,7 +18,7 @@ class Fate(StrEnum):
     """Placed among the separate calibration lines of its slice."""
     NOISE = "noise"
     NOISE_UNUSED = "noise_unused"
-    """Noise over the limit, or unlike the noise readouts before it."""
+    """Noise over the limit, unlike the noise readouts before it, or after the first images."""
     KEPT_OUT = "kept_out"
     """Not meant for the image: navigators, phase correction, feedback, dummies."""
     EMPTY = "empty"

@@ -1,4 +1,8 @@
-"""Noise readouts of the scan: kept on the heap, up to a limit, and handed on with every group."""
+"""Noise readouts of the scan: kept on the heap, up to a limit, and handed on with every group.
+
+Whitening sets the units of the images. So that all images of a scan have the same, what the first group was handed on
+with holds for the others: noise readouts that come later are not used.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +27,15 @@ class NoiseStore:
         self._parts: list[NDArray[np.complex64]] = []
         self._sample_time_us = 0.0
         self._scan: NoiseScan | None = None
+        self._is_final = False
         self.n_bytes = 0
 
     def add(self, run: Run) -> None:
         """Keep those readouts that are like the first ever kept, as long as there is room."""
+        if self._is_final:
+            text = "noise readouts after the first images are not used: they would change the units of the scan"
+            self._ledger.count(Fate.NOISE_UNUSED, len(run), text)
+            return
         samples, is_finite = finite_readouts(run)
         n_finite = int(np.count_nonzero(is_finite))
         if n_finite < len(run):
@@ -46,6 +55,11 @@ class NoiseStore:
             self._parts = [np.concatenate(self._parts)]
             self._scan = NoiseScan(self._parts[0], self._sample_time_us)
         return self._scan
+
+    def final_scan(self) -> NoiseScan | None:
+        """All readouts kept, which from now on stay the same."""
+        self._is_final = True
+        return self.scan()
 
     def _keep(self, samples: NDArray[np.complex64], sample_times_us: NDArray[np.float32]) -> int:
         if not len(samples):

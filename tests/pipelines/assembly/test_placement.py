@@ -149,6 +149,18 @@ def test_noise_readouts_are_collected_with_their_dwell_up_to_the_limit(streams: 
     assert (fates["noise"], fates["noise_unused"], fates["not_finite"]) == (3, 3, 1)
 
 
+@pytest.mark.parametrize("n_before", [0, 1])
+def test_noise_after_the_first_images_does_not_change_the_units_of_the_rest(streams: Streams, n_before: int):
+    noise = [streams.readout(0, F.IS_NOISE_MEASUREMENT, samples=9, center=0, seed=n) for n in range(3)]
+    first, second = ([streams.readout(line, repetition=number) for line in range(8)] for number in (0, 1))
+
+    groups, assembler = streams.assemble(streams.scan(), [*noise[:n_before], *first, *noise[n_before:], *second])
+
+    assert [0 if group.noise is None else len(group.noise.samples) for group in groups] == [n_before, n_before]
+    assert (assembler.counts["noise"], assembler.counts["noise_unused"]) == (n_before, 3 - n_before)
+    assert any("units" in text for text in assembler.take_warnings())
+
+
 def test_noise_alone_makes_no_group_and_no_error(streams: Streams):
     groups, assembler = streams.assemble(streams.scan(), [streams.readout(0, F.IS_NOISE_MEASUREMENT, center=0)])
     assert (groups, assembler.take_warnings()) == ([], [])
