@@ -88,10 +88,15 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
             "uncertainties may be too large."
         )
 
-    calibration = _calibration(group, measured, lines, counts, model, scale)
+    calibration, is_separate = _calibration(group, measured, lines, counts, model, scale)
+    if group.calibration is not None and not is_separate:
+        warnings.append(
+            f"The separate calibration has fewer than {FEWEST_CALIBRATION_LINES} adjacent lines at its centre; "
+            "it is not used."
+        )
     lines = remove_oversampling(lines, length)
     if calibration is not None:
-        if group.calibration is None:
+        if not is_separate:
             calibration = _measured_centre(calibration, group.readout_extent)
         calibration = remove_oversampling(calibration, max(1, round(calibration.shape[-1] * length / n_x))).contiguous()
     if 0 < parameters.coil_compression < lines.shape[1]:
@@ -159,23 +164,28 @@ def _level_in_data(lines: Tensor, counts: Tensor, measured: _Lines, length: int,
 
 def _calibration(
     group: Group, measured: _Lines, lines: Tensor, counts: Tensor, whitening: NoiseModel | None, scale: Tensor
-) -> Complex64[Tensor, "coils cz cy cx"] | None:
-    """The fully sampled centre to estimate sensitivities from: separate lines, flagged lines, or whatever is dense."""
+) -> tuple[Complex64[Tensor, "coils cz cy cx"] | None, bool]:
+    """The fully sampled centre to estimate sensitivities from: separate lines, flagged lines, or whatever is dense.
+
+    Returns:
+        The centre, or None, and whether it is of the separate lines.
+    """
+    fewest = min(FEWEST_CALIBRATION_LINES, int(counts.shape[-1]))
     if group.calibration is not None:
         weights = group.calibration.counts
-        box = _centred_box(weights > 0)
+        box = _centred_box(weights > 0, fewest)
         if box is not None:
             kspace = _to_device(group.calibration.kspace, str(lines.device))[:, box[0], box[1]]
             weight = torch.from_numpy(np.array(weights[box], np.float32)).to(lines.device)
             mean = kspace / weight[:, :, None]
-            return mean if whitening is None else whiten(mean[None], whitening, scale[:1])[0]
+            return (mean if whitening is None else whiten(mean[None], whitening, scale[:1])[0]), True
     total = counts.sum(0)
     sampled = (total > 0).cpu().numpy()
-    box = _centred_box(sampled & group.calibration_lines) or _centred_box(sampled)
+    box = _centred_box(sampled & group.calibration_lines, fewest) or _centred_box(sampled, fewest)
     if box is None:
-        return None
+        return None, False
     weighted = lines * counts[:, *measured.index][:, None, None, :, None]
-    return measured.scatter(weighted.sum(0, keepdim=True))[0, :, box[0], box[1]] / total[box][:, :, None]
+    return measured.scatter(weighted.sum(0, keepdim=True))[0, :, box[0], box[1]] / total[box][:, :, None], False
 
 
 def _measured_centre(calibration: Tensor, extent: tuple[int, int]) -> Tensor:
@@ -185,8 +195,8 @@ def _measured_centre(calibration: Tensor, extent: tuple[int, int]) -> Tensor:
     return calibration[..., centre - half : centre + half] if 2 * half < calibration.shape[-1] else calibration
 
 
-def _centred_box(sampled: NDArray[np.bool_]) -> tuple[slice, slice] | None:
-    """The largest block around the centre of `(z, y)` that is sampled completely; None when too small."""
+def _centred_box(sampled: NDArray[np.bool_], fewest: int) -> tuple[slice, slice] | None:
+    """The largest block around the centre of `(z, y)` sampled completely; None with fewer than `fewest` lines of y."""
     best: tuple[slice, slice] | None = None
     n_z, n_y = sampled.shape
     for size_z in range(1, n_z + 1):
@@ -194,7 +204,7 @@ def _centred_box(sampled: NDArray[np.bool_]) -> tuple[slice, slice] | None:
         size_y = _centred_run(np.asarray(sampled[along_z].all(0)))
         if size_z > 1 and size_y < FEWEST_CALIBRATION_LINES:
             break
-        if size_y >= min(FEWEST_CALIBRATION_LINES, n_y) and (best is None or size_z * size_y > _area(best)):
+        if size_y >= fewest and (best is None or size_z * size_y > _area(best)):
             best = along_z, slice(n_y // 2 - size_y // 2, n_y // 2 - size_y // 2 + size_y)
     return best
 

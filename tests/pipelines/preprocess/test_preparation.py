@@ -153,6 +153,19 @@ def test_separate_calibration_is_averaged_and_whitened_like_the_image(make_group
     torch.testing.assert_close(found, full[0, :, :, 4:28], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("n_lines", [2, 4, 6, 7])
+def test_a_separate_calibration_too_small_for_maps_is_not_used_and_reported(make_group, rng, n_lines):
+    counts = np.zeros((1, 1, 32), np.float32)
+    counts[..., ::2] = 1
+    kspace = complex_normal(rng, 1, 2, 1, 32, 64)
+    calibration = Calibration(kspace[0, :, :, :n_lines], np.ones((1, n_lines), np.float32))
+
+    found = prepare(make_group(kspace, counts=counts, calibration=calibration), RAW, "cpu")
+
+    assert found.prepared.calibration is None
+    assert any("separate calibration" in text for text in found.warnings)
+
+
 def test_data_without_a_dense_centre_have_no_calibration(make_group):
     counts = np.zeros((1, 1, 32), np.float32)
     counts[0, 0, ::2] = 1
