@@ -299,7 +299,7 @@ def _shown(text: str) -> str:
 
 def _shown_value(text: str) -> str:
     # Messages go into logs: a short number helps, and any other content could be a name in the wrong place.
-    if not text or re.fullmatch(r"[+-]?[0-9.]{1,12}([eE][+-]?[0-9]{1,4})?", text):
+    if not text or re.fullmatch(r"[+-]?([0-9.]{1,12}([eE][+-]?[0-9]{1,4})?|(?i:nan|inf))", text):
         return f"'{text}'"
     return f"another text ({len(text)} characters)"
 
