@@ -72,7 +72,8 @@ class Limits(_Section):
     memory_bytes: int = _setting(4 * GIB, "Memory for k-space of all sessions together.", unit="bytes", ge=16 * MIB)
     waiting_bytes: int = _setting(
         2 * GIB,
-        "Data of all sessions that wait for reconstruction or for being sent; above it the server stops reading.",
+        "Data of all sessions that wait for reconstruction or for being sent; above it, or above half of memory_bytes, "
+        "the server stops reading.",
         unit="bytes",
         ge=MIB,
     )
@@ -95,6 +96,11 @@ class Limits(_Section):
     session_open_bytes: int = _setting(
         2 * GIB, "Unfinished groups, calibration lines and noise of one session.", unit="bytes", ge=1024
     )
+
+    @property
+    def most_waiting_bytes(self) -> int:
+        """What may wait before the server stops reading; with more, memory for k-space would run out before it does."""
+        return min(self.waiting_bytes, self.memory_bytes // 2)
 
     def for_wire(self) -> WireLimits:
         """What the wire checks."""

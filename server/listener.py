@@ -51,7 +51,7 @@ class Server:
         self.executor = executor
         self.settings = settings
         self.is_draining = False
-        self._waiting = Waiting(settings.limits.waiting_bytes)
+        self._waiting = Waiting(settings.limits.most_waiting_bytes)
         self._listeners: list[asyncio.Server] = []
         self._refusals: set[_Refusal] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -150,7 +150,7 @@ class Server:
         metrics.ready.set(not self.why_not_ready())
         metrics.draining.set(self.is_draining)
         metrics.buffered_bytes.labels("waiting").set(self._waiting.total_bytes)
-        metrics.buffer_limit_bytes.labels("waiting").set(limits.waiting_bytes)
+        metrics.buffer_limit_bytes.labels("waiting").set(limits.most_waiting_bytes)
         metrics.buffer_limit_bytes.labels("kspace").set(limits.memory_bytes)
 
     def _measure_lag(self, due: float) -> None:

@@ -63,7 +63,7 @@ class Session:
         self._waiting = waiting
         self._connection = Connection(Role.SERVER, settings.limits.for_wire())
         self.socket = Ingest(self._connection, settings.timeouts, self)
-        self._jobs = OrderedJobs(executor, settings.timeouts.reconstruction_s, waiting.change)
+        self._jobs = OrderedJobs(executor, settings.timeouts.reconstruction_s, self._waiting_changed)
         self._selection: Selection | None = None
         self._scan: ScanHeader | None = None
         self._assembler: Assembler | None = None
@@ -128,6 +128,8 @@ class Session:
         if self.report.input_ended_at is None:
             self._error = error
             if self._assembler is not None:
+                # The readouts that came together with the bad one may have completed groups.
+                self._submit(self._assembler.take_ready())
                 self._assembler.abandon()
             self._end_input()
 
@@ -145,6 +147,12 @@ class Session:
             self.socket.resume()
         else:
             self._waiting.tell_when_less(self)
+
+    def _waiting_changed(self, n_bytes: int) -> None:
+        self._waiting.change(n_bytes)
+        if not self._jobs:
+            # Others may hold so much that nobody is told; a session without jobs must not wait for them.
+            self.reconsider()
 
     def _choose(self, selection: Selection) -> None:
         self._selection = selection

@@ -6,11 +6,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipelines.errors import ReconstructionError
+from pipelines.mrd import Acquisitions
 from pipelines.simulate import SimulatedScan
 from server.client import Client
 from server.errors import WorkerLostError
@@ -116,6 +119,42 @@ async def test_a_full_server_pauses_only_sessions_that_have_jobs(
     executor.gate.set()
     assert [len((await session).images) for session in sessions] == [24] * 3
     assert server._waiting.total_bytes == 0
+
+
+async def test_a_session_without_jobs_goes_on_whatever_others_hold(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    server = await serving(limits__waiting_bytes=1 << 20, limits__receive_buffer_bytes=4096)
+    server._waiting.change(2 << 20)
+    async with asyncio.timeout(10):
+        reply = await send(server, small_scan)
+    assert len(reply.images) == 24
+    server._waiting.change(-2 << 20)
+
+
+async def test_reading_stops_before_the_memory_for_raw_data_runs_out(serving: Any, executor: Any) -> None:
+    server = await serving(limits__memory_bytes=16 << 20)
+    assert server._waiting.limit_bytes == 8 << 20
+
+
+async def test_groups_completed_by_the_batch_of_a_bad_readout_are_delivered_before_the_error(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    noise, *imaging = small_scan.batches
+    headers = np.concatenate([batch.headers for batch in imaging])
+    samples = np.concatenate([batch.samples for batch in imaging])
+    headers["encoding_space_ref"][-1] = 9
+    bad = replace(small_scan, batches=[noise, Acquisitions(headers, samples)])
+    server = await serving()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    # In one piece, so that good and bad readouts come as one batch.
+    writer.write(stream(bad) + struct.pack("<H", 4))
+    data = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert len(executor.jobs) == 11
+    assert b"ERROR bad_acquisition: encoding_space_ref 9" in data
+    assert data.rindex(b"ERROR") > data.rindex(b"ReconUncertaintyKind")
+    assert data.endswith(struct.pack("<H", 4))
 
 
 async def test_a_client_that_does_not_read_is_given_up(serving: Any, executor: Any, small_scan: SimulatedScan) -> None:
