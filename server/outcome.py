@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
-from pipelines.errors import PipelineError
+from pipelines.errors import ParameterError, PipelineError, UnknownPipelineError
+from pipelines.registry import pipelines
 from server.errors import DrainingError, ProtocolError, ServerError, SessionTimeoutError, WorkerLostError
 from server.execution.failure import WorkerTraceback
 from server.logs import places, printable
@@ -33,6 +35,17 @@ def explain(error: Exception) -> tuple[str, str]:
         return error.code, str(error)
     # A bug of ours: its message may quote data, so nobody outside sees it.
     return ServerError.code, "an internal error of the server"
+
+
+def log_message(error: Exception) -> str:
+    """What the log says: the same, without words of the peer's configuration, which may be anybody's name."""
+    _, message = explain(error)
+    if isinstance(error, UnknownPipelineError | ParameterError):
+        known = {*pipelines(), *(name for entry in pipelines().values() for name in entry.parameters.model_fields)}
+        if set(re.findall(r"'([^']*)'", message)) - known or message.count("'") % 2 or '"' in message:
+            # From the first quotation mark to the last: what a peer quotes may hold such marks itself.
+            return re.sub(r"['\"].*['\"]", "'...'", message, flags=re.DOTALL)
+    return message
 
 
 def outcome_of(error: Exception | None) -> str:

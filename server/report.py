@@ -12,7 +12,7 @@ from server.execution.executor import JobResult
 from server.ingest import Ingest
 from server.logs import logger
 from server.metrics import Metrics, pipeline_label
-from server.outcome import ClientLeftError, explain, outcome_of, trace_of
+from server.outcome import ClientLeftError, explain, log_message, outcome_of, trace_of
 
 
 @dataclass(slots=True, eq=False)
@@ -115,8 +115,8 @@ class Report:
             if self.last_image_s is not None:
                 metrics.last_image_seconds.labels(self.label).observe(self.last_image_s)
         elif not isinstance(error, ClientLeftError):
-            code, message = explain(error)
-            log.error("session_error", code=code, message=message, trace=trace_of(error))
+            code, _ = explain(error)
+            log.error("session_error", code=code, message=log_message(error), trace=trace_of(error))
         log.info(
             "session_end",
             outcome=outcome_of(error),

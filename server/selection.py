@@ -150,7 +150,7 @@ def _from_xml(text: str, settings: Pipelines) -> Selection:
     for name in (*gadgets, ANY_XML):
         if name in settings.aliases:
             return _checked(_find(name, settings), {}, settings)
-    shown = ", ".join(printable(name, 40) for name in gadgets[:8]) or "none"
+    shown = ", ".join(f"'{printable(name, 40)}'" for name in gadgets[:8]) or "none"
     raise UnknownPipelineError(
         f"a Gadgetron XML configuration cannot be run here (gadgets: {shown}); "
         f"this server offers: {', '.join(sorted(registry.pipelines()))}"

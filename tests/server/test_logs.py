@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 import structlog
 
+from pipelines.errors import PipelineError
 from pipelines.simulate import SimulatedScan
 from server import logs
 from server.client import Client
+from server.config import Pipelines
+from server.outcome import log_message
+from server.selection import select
 
 CANARY = "ZZ^CANARY"
 
@@ -86,3 +90,28 @@ async def test_nothing_of_the_header_reaches_logs_metrics_or_texts(
     assert not any(CANARY in text for reply in replies for text in reply.texts)
     assert written.getvalue().count("session_end") == 3
     assert written.getvalue().count("session_error") == 2
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        CANARY,
+        f"a' {CANARY} '",
+        f'a" {CANARY}',
+        f'{{"pipeline": "sense", "parameters": {{"{CANARY}": "1"}}}}',
+        f'{{"pipeline": "sense", "parameters": {{"{CANARY}": [1]}}}}',
+        f'{{"pipeline": "sense", "parameters": {{"iterations": "{CANARY}"}}}}',
+        f"<a><classname>{CANARY}</classname></a>",
+    ],
+)
+def test_words_of_a_configuration_are_told_to_the_peer_and_never_logged(configuration: str) -> None:
+    with pytest.raises(PipelineError) as caught:
+        select(configuration, Pipelines())
+    assert CANARY not in log_message(caught.value)
+    assert len(log_message(caught.value).split()) > 5
+
+
+def test_known_names_are_logged() -> None:
+    with pytest.raises(PipelineError) as caught:
+        select('{"pipeline": "sense", "parameters": {"iterations": "0"}}', Pipelines())
+    assert "'sense', parameter 'iterations'" in log_message(caught.value)
