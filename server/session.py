@@ -175,6 +175,8 @@ class Session:
         if is_configuration and is_behind_header and self._selection is not None:
             self._choose(refine(event.text, self._selection, self._settings.pipelines))
             self._begin_assembly()
+        elif is_configuration and self._selection is not None and self._selection.entry is not None:
+            self._warn_once("a JSON configuration is read only right behind the header, before the first data; ignored")
 
     def _count_text(self) -> None:
         self.report.texts += 1

@@ -157,6 +157,24 @@ async def test_groups_completed_by_the_batch_of_a_bad_readout_are_delivered_befo
     assert data.endswith(struct.pack("<H", 4))
 
 
+@pytest.mark.parametrize("place", ["before the header", "after data"])
+async def test_a_json_configuration_in_the_wrong_place_is_said_to_be_ignored(
+    serving: Any, executor: Any, small_scan: SimulatedScan, place: str
+) -> None:
+    configuration = b'{"parameters": {"combine": "sensitivity"}}'
+    text = struct.pack("<HI", 5, len(configuration)) + configuration
+    data = stream(small_scan)
+    at = 1026 if place == "before the header" else len(data)
+    server = await serving()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(data[:at] + text * 3 + data[at:] + struct.pack("<H", 4))
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert len(executor.jobs) == 12
+    assert executor.jobs[0].parameters["combine"] == "rss"
+    assert answer.count(b"WRN a JSON configuration is read only right behind the header") == 1
+
+
 async def test_a_client_that_does_not_read_is_given_up(serving: Any, executor: Any, small_scan: SimulatedScan) -> None:
     executor.columns, executor.rows = 65_535, 16
     server = await serving(timeouts__send_s=0.3, timeouts__linger_s=0.2)
