@@ -14,7 +14,7 @@ from pipelines.operators.sampling import sampling_weights
 from pipelines.phantom import birdcage_coils, head_phantom, smooth_phase
 from pipelines.preprocess.sensitivities import estimate_maps
 from pipelines.recon.reconstruction import Prepared, UncertaintyKind
-from pipelines.recon.sense import Sense
+from pipelines.recon.sense import Sense, central_density
 from pipelines.registry import SenseParameters
 
 ACCURATE = SenseParameters.model_validate({"iterations": 300, "tolerance": 1e-7})
@@ -47,7 +47,7 @@ def nrmse(image: Tensor, reference: Tensor) -> float:
     return float(gap / torch.linalg.vector_norm(reference[inside]))
 
 
-def dense_solution(prepared: Prepared, maps: Tensor, regularisation: float) -> Tensor:
+def dense_solution(prepared: Prepared, maps: Tensor, regularisation: float, density: float = 1.0) -> Tensor:
     """`(1 + r) argmin` of the docstring of `pipelines.recon.sense`, by the normal equations in double precision."""
     weights = sampling_weights(prepared.counts, prepared.readout_sampled)
     operator = encoding(maps, weights)
@@ -57,7 +57,7 @@ def dense_solution(prepared: Prepared, maps: Tensor, regularisation: float) -> T
     unit = torch.eye(size, dtype=torch.complex64)
     matrix = torch.stack([operator(row.view(1, z, y, x)).flatten() for row in unit], 1).to(torch.complex128)
     data = (prepared.kspace * weights.sqrt()[:, None]).flatten().to(torch.complex128)
-    weight = regularisation * float(prepared.counts[prepared.counts > 0].mean())
+    weight = regularisation * density * float(prepared.counts[prepared.counts > 0].mean())
     inverse = torch.linalg.pinv(matrix.mH @ matrix + weight * torch.eye(size), hermitian=True, rtol=1e-9)
     return ((1 + regularisation) * inverse @ matrix.mH @ data).view(1, z, y, x)
 
@@ -96,6 +96,30 @@ def test_solution_is_the_dense_one_with_repeated_lines_weighted(regularisation: 
     assert float((image - expected).abs().max()) / scale < 1e-3
     unweighted = dataclasses.replace(prepared, counts=(counts > 0).float())
     assert float((dense_solution(unweighted, maps, regularisation) - expected).abs().max()) / scale > 1e-2
+
+
+@pytest.mark.parametrize("acceleration", [2, 3])
+def test_weight_falls_with_the_density_of_the_centre_so_that_separate_calibration_darkens_less(acceleration: int):
+    prepared, _ = prepare(4, 24, 12, noise_std=0.01)
+    lattice = torch.zeros_like(prepared.counts)
+    lattice[..., ::acceleration] = 1
+    prepared = dataclasses.replace(
+        prepared, kspace=prepared.kspace * lattice[:, None, ..., None], counts=prepared.counts * lattice
+    )
+    assert prepared.calibration is not None
+    maps = estimate_maps(prepared.calibration, (1, 24, 12))
+    image = Sense(ACCURATE.model_copy(update={"regularisation": 0.03}), "cpu")(prepared).image
+    expected = dense_solution(prepared, maps, 0.03, density=1 / acceleration)
+    assert float((image - expected).abs().max() / expected.abs().max()) < 1e-3
+    darker = dense_solution(prepared, maps, 0.03)
+    assert float(darker.abs().sum()) < 0.99 * float(image.abs().sum())
+
+
+@pytest.mark.parametrize(("lines", "density"), [("111111111111", 1.0), ("010101010101", 0.5), ("001001001001", 1 / 3)])
+def test_density_at_the_centre_is_one_over_the_distance_of_lines(lines: str, density: float):
+    along_y = torch.tensor([float(line) for line in lines * 3])
+    assert central_density(along_y.expand(2, 4, -1)) == pytest.approx(density)
+    assert central_density(along_y[None, :, None].expand(1, -1, 4)) == pytest.approx(density)
 
 
 def test_solution_is_the_dense_one_with_an_asymmetric_echo():
