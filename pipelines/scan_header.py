@@ -117,7 +117,8 @@ _LIMITS: Final = {
     **{name: name for name in ("average", "slice", "contrast", "phase", "repetition", "set", "segment")},
 }
 """Element of encodingLimits -> counter."""
-_ENCODINGS_OF_TEXT: Final = frozenset({"utf-8", "us-ascii", "iso-8859-1"})
+# `ascii` is what ismrmrd-python's own serializer declares (`toXML()` of xsdata without an argument)
+_ENCODINGS_OF_TEXT: Final = frozenset({"utf-8", "us-ascii", "ascii", "iso-8859-1"})
 
 
 def parse_scan_header(xml: bytes, *, max_bytes: int = 1 << 20) -> ScanHeader:
