@@ -15,10 +15,11 @@ flattening the image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -87,7 +88,8 @@ def emit(
     encoding = group.scan.encodings[group.key.encoding]
     for frame, acquisition in enumerate(group.headers):
         header = _header(acquisition, encoding, magnitude.shape[1:], warnings)
-        header["image_index"] = image_index(acquisition, encoding, warnings)
+        first = _images_before(group.scan.encodings[: group.key.encoding])
+        header["image_index"] = image_index(acquisition, encoding, warnings, first=first)
         common = _common_meta(group, acquisition, emission)
         for pixels, series, meta in (
             (magnitude[frame], MAGNITUDE_SERIES, {**_magnitude_meta(group, emission), **window(magnitude[frame])}),
@@ -99,14 +101,22 @@ def emit(
     return tuple(images), list(dict.fromkeys(warnings))
 
 
-def image_index(acquisition: NDArray[np.void], encoding: Encoding, warnings: list[str]) -> int:
+def _images_before(encodings: Sequence[Encoding]) -> int:
+    """Images that these encoding spaces promise: the next space numbers its own after them."""
+    return sum(
+        prod(encoding.limits[name].maximum + 1 for name in _INDEX_COUNTERS if name in encoding.limits)
+        for encoding in encodings
+    )
+
+
+def image_index(acquisition: NDArray[np.void], encoding: Encoding, warnings: list[str], *, first: int = 0) -> int:
     """Number of an image within its series, from 1: mixed radix over slice, contrast, phase, set and repetition.
 
     The same rule as Gadgetron's (ImageArraySendMixin), without channel and average. Repetition is the most
     significant digit, so that a scan that goes on longer than its header says still numbers its images uniquely.
-    Numbers beyond 16 bits start again at 1.
+    Numbers beyond 16 bits start again at 1. `first` is the number of images before those of this encoding space.
     """
-    number, radix = 0, 1
+    number, radix = first, 1
     for name in _INDEX_COUNTERS:
         value = int(acquisition["idx"][name])
         limit = encoding.limits.get(name)

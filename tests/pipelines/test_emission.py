@@ -185,6 +185,21 @@ def test_a_scan_that_outlasts_its_header_keeps_numbering():
     assert warnings == []
 
 
+def test_images_of_two_encoding_spaces_have_different_numbers(make_group):
+    group = make_group(np.ones((1, 2, 1, 16, 32), np.complex64))
+    encoding = replace(group.scan.encodings[0], limits={"slice": Limit(0, 2, 0), "repetition": Limit(0, 1, 0)})
+    scan = replace(group.scan, encodings=(encoding, encoding))
+
+    numbers = []
+    for space, slice_, repetition in product(range(2), range(3), range(2)):
+        header = group.headers.copy()
+        header["idx"]["slice"], header["idx"]["repetition"] = slice_, repetition
+        images, _ = emitted(replace(group, scan=scan, headers=header, key=replace(group.key, encoding=space)))
+        numbers.append(int(images[0].header["image_index"]))
+
+    assert sorted(numbers) == list(range(1, 13))
+
+
 def test_a_counter_beyond_its_limit_is_reported():
     warnings: list[str] = []
 
