@@ -31,6 +31,10 @@ from pipelines.registry import Parameters
 FEWEST_CALIBRATION_LINES = 8
 """A smaller block cannot hold a kernel of coil sensitivities with room to slide."""
 
+MOST_NOISE_IN_MARGIN = 2.0
+"""Noise next to the field of view, relative to the noise scan, from which on the noise scan is doubted: scanners show
+1.0 to 1.1, a little more with tissue there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
@@ -80,8 +84,17 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
     scale = torch.tensor([model.scale(each) if model else 1.0 for each in dwell_us], dtype=torch.float32, device=device)
     if model is not None:
         lines = whiten(lines, model, scale)
-    level = _level_in_data(lines, counts, measured, length, group.readout_extent)
+    level, is_from_margin = _level_in_data(lines, counts, measured, length, group.readout_extent)
     noise_std = 1.0 if model is not None else level
+    if model is not None and model.dwell_us > 0 and not all(each > 0 for each in dwell_us):
+        warnings.append(
+            "The dwell time of image readouts is not known: the noise level of the noise scan is not scaled to them."
+        )
+    if model is not None and is_from_margin and level > MOST_NOISE_IN_MARGIN:
+        warnings.append(
+            f"Next to the field of view, image readouts hold {level:.1f} times the noise that the noise scan promises; "
+            "uncertainties may be too small."
+        )
     if model is not None and level < 0.7:
         warnings.append(
             f"The noise scan promises {1 / max(level, 1e-6):.1f} times the noise that the image readouts hold; "
@@ -144,8 +157,13 @@ def _to_device(kspace: NDArray[np.complex64], device: str) -> Tensor:
     return torch.from_numpy(kspace if kspace.flags.writeable else kspace.copy()).to(device)
 
 
-def _level_in_data(lines: Tensor, counts: Tensor, measured: _Lines, length: int, extent: tuple[int, int]) -> float:
-    """Noise level of one readout from the image readouts: from the oversampling margin, else the edges of k-space."""
+def _level_in_data(
+    lines: Tensor, counts: Tensor, measured: _Lines, length: int, extent: tuple[int, int]
+) -> tuple[float, bool]:
+    """Noise level of one readout from the image readouts, and whether it comes from the oversampling margin.
+
+    Without a margin it comes from the edges of k-space, which hold signal too.
+    """
     root = counts[:, *measured.index].clamp(min=1).sqrt()
     readouts = (lines[:, :, 0] * root[:, None, :, None]).transpose(1, 2)
     z, y = measured.index
@@ -158,8 +176,8 @@ def _level_in_data(lines: Tensor, counts: Tensor, measured: _Lines, length: int,
     _, margin = split_columns(readouts, length)
     if margin.shape[-1] >= 8:
         # Samples that an asymmetric echo left out hold no noise.
-        return noise_level_in_margin(margin) * sqrt(readouts.shape[-1] / max(1, extent[1] - extent[0]))
-    return noise_level_at_edges(readouts[..., extent[0] : extent[1]])
+        return noise_level_in_margin(margin) * sqrt(readouts.shape[-1] / max(1, extent[1] - extent[0])), True
+    return noise_level_at_edges(readouts[..., extent[0] : extent[1]]), False
 
 
 def _calibration(

@@ -112,6 +112,25 @@ def test_a_noise_scan_that_contradicts_the_data_is_reported(make_group, rng):
     assert "times the noise" in prepare(group, Parameters(), "cpu").warnings[0]
 
 
+def test_a_noise_scan_quieter_than_the_data_is_reported(make_group, rng):
+    group = make_group(
+        100 * complex_normal(rng, 1, 4, 1, 64, 128), noise=NoiseScan(complex_normal(rng, 64, 4, 64), 5.0)
+    )
+
+    assert "too small" in prepare(group, Parameters(), "cpu").warnings[0]
+
+
+@pytest.mark.parametrize("dwell_us", [0.0, np.nan])
+def test_image_readouts_without_a_dwell_time_are_reported(make_group, rng, dwell_us):
+    group = make_group(complex_normal(rng, 1, 4, 1, 64, 128), noise=NoiseScan(complex_normal(rng, 64, 4, 64), 5.0))
+    headers = group.headers.copy()
+    headers["sample_time_us"] = dwell_us
+
+    preparation = prepare(replace(group, headers=headers), Parameters(), "cpu")
+
+    assert any("dwell time of image readouts" in text for text in preparation.warnings)
+
+
 def test_calibration_is_the_dense_centre_around_the_centre_of_kspace(make_group):
     counts = np.zeros((1, 1, 64), np.float32)
     counts[0, 0, 2::4] = 1
