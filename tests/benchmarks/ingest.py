@@ -73,7 +73,7 @@ def read_with_echotrain() -> None:
     uvloop.run(run())
 
 
-def read_with(consume) -> None:  # noqa: ANN001
+def read_with(consume) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
     while True:

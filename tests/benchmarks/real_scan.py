@@ -13,14 +13,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import ismrmrd
@@ -33,32 +28,10 @@ from bart_command import Bart
 
 from pipelines.mrd import AcquisitionFlag
 from server.client import Client, ScanReply
+from server.local_server import local_server
 from server.scan_file import open_scan
 
 FILE = Path("../shared/data/kspace/siemens_3t_phantom_14ch_r3_localonly.ismrmrd.h5")
-
-
-@contextlib.contextmanager
-def running_server() -> Iterator[tuple[int, int]]:
-    """A server in a process of its own; yields its MRD and admin ports once it is ready."""
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "server.cli", "serve", "--port", "0", "--admin-port", "0"],
-            stdout=subprocess.PIPE, stderr=log, text=True,
-        )  # fmt: skip
-        try:
-            assert process.stdout is not None
-            words = process.stdout.readline().split()
-            ports = [int(word.rsplit(":", 1)[1]) for word in words if ":" in word]
-            for _ in range(600):
-                with contextlib.suppress(OSError):
-                    urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/readyz", timeout=2).close()
-                    break
-                time.sleep(0.1)
-            yield ports[0], ports[1]
-        finally:
-            process.terminate()
-            process.communicate(timeout=30)
 
 
 async def send(port: int, pipeline: str) -> ScanReply:
@@ -109,8 +82,8 @@ def main() -> None:
         sys.exit(f"{FILE} is not here; nothing was compared")
     with open_scan(FILE) as scan:
         n_readouts = sum(len(batch) for batch in scan.batches())
-    with running_server() as (port, _):
-        replies = {name: asyncio.run(send(port, name)) for name in ("sense", "zero_filled")}
+    with local_server(output / "real_scan.log") as server:
+        replies = {name: asyncio.run(send(server.port, name)) for name in ("sense", "zero_filled")}
     theirs = np.abs(bart_image()[0])
     result: dict[str, object] = {"readouts": n_readouts}
     for name, reply in replies.items():
