@@ -146,11 +146,17 @@ def _header(
     header["channels"] = 1
     for name in _COPIED:
         header[name] = acquisition[name]
+    for name in ("position", "patient_table_position"):
+        if not np.isfinite(acquisition[name]).all():
+            header[name] = 0
+            warnings.append(
+                f"The {name} of readouts is not finite; the origin of the patient coordinate system is used."
+            )
     for name in ("average", "slice", "contrast", "phase", "repetition", "set"):
         header[name] = acquisition["idx"][name]
     for axis, name in enumerate(("read_dir", "phase_dir", "slice_dir")):
         header[name] = acquisition[name]
-        if not float(np.linalg.norm(acquisition[name])) > 0:
+        if not 0 < float(np.linalg.norm(acquisition[name])) < np.inf:
             header[name] = np.eye(3, dtype=np.float32)[axis]
             warnings.append(f"Readouts have no {name}; the axis of the patient coordinate system is used.")
     return header

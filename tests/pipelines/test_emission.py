@@ -185,6 +185,19 @@ def test_a_scan_that_outlasts_its_header_keeps_numbering():
     assert warnings == []
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_geometry_that_is_not_finite_is_replaced_and_reported(make_group, value):
+    group = make_group(np.ones((1, 2, 1, 16, 32), np.complex64))
+    headers = group.headers.copy()
+    headers["position"], headers["read_dir"] = (1, value, 3), (value, 0, 0)
+
+    images, warnings = emitted(replace(group, headers=headers))
+
+    assert images[0].header["position"].tolist() == [0, 0, 0]
+    assert images[0].header["read_dir"].tolist() == [1, 0, 0]
+    assert len(warnings) == 2
+
+
 def test_images_of_two_encoding_spaces_have_different_numbers(make_group):
     group = make_group(np.ones((1, 2, 1, 16, 32), np.complex64))
     encoding = replace(group.scan.encodings[0], limits={"slice": Limit(0, 2, 0), "repetition": Limit(0, 1, 0)})
