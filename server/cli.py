@@ -75,17 +75,18 @@ def main() -> None:
     try:
         app()
     except SettingsError as error:
-        _say(error.code, str(error), error.advice)
+        say(error.code, str(error), error.advice)
         sys.exit(2)
     except (ServerError, PipelineError) as error:
-        _say(error.code, str(error), error.advice)
+        say(error.code, str(error), error.advice)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _say(code: str, message: str, advice: str) -> None:
-    sys.stderr.write(f"echotrain: {code}: {message}. {advice}\n")
+def say(code: str, message: str, advice: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write(f"echotrain: {code}: {message.rstrip('.')}. {advice}\n")
 
 
 if __name__ == "__main__":

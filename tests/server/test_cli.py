@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from server.cli import COMMANDS
+from server.cli import COMMANDS, say
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -75,3 +75,11 @@ def test_a_folder_that_cannot_be_made_ends_the_demo_with_one_line() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("echotrain: bad_file: the folder /dev/null/demo cannot be made")
     assert "Traceback" not in done.stderr
+
+
+def test_an_error_is_one_sentence_with_one_full_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    say("server_error", "the server reported: ERROR busy: try again.", "Nothing came.")
+    assert (
+        capsys.readouterr().err
+        == "echotrain: server_error: the server reported: ERROR busy: try again. Nothing came.\n"
+    )
