@@ -161,11 +161,20 @@ async def test_a_worker_whose_pipeline_keeps_a_view_is_replaced(pool: ProcessExe
     assert pool.health().restarts["recycle"] == 1
 
 
+def fork_server_of(pool: ProcessExecutor) -> psutil.Process:
+    """The parent of the pool's workers; this process may have other children, of other tests."""
+    parent = psutil.Process(pool.worker_pids[0]).parent()
+    assert parent is not None
+    assert parent.ppid() == os.getpid()
+    return parent
+
+
 @in_module_loop
 async def test_signals_of_a_terminal_or_service_manager_do_not_end_workers(pool: ProcessExecutor) -> None:
     await until_idle(pool)
     pids = pool.worker_pids
-    for child in psutil.Process().children(recursive=True):
+    fork_server = fork_server_of(pool)
+    for child in (fork_server, *fork_server.children(recursive=True)):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(child.pid, number)
     assert (await run(pool)).attempts == 1
@@ -176,7 +185,7 @@ async def test_signals_of_a_terminal_or_service_manager_do_not_end_workers(pool:
 async def test_the_death_of_the_fork_server_is_survived(pool: ProcessExecutor) -> None:
     await until_idle(pool)
     undisturbed = pixels(await run(pool, 8))
-    (fork_server,) = psutil.Process().children()
+    fork_server = fork_server_of(pool)
     workers = fork_server.children()
     running = asyncio.create_task(run(pool, 8, sleep_s=0.2))
     await asyncio.sleep(0.05)
