@@ -5,6 +5,7 @@ h5py has no usable types, so files and groups are `Any` from here on.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,18 +38,26 @@ def read_hdf5(path: Path) -> Generator[Hdf5]:
 
 @contextmanager
 def write_hdf5(path: Path) -> Generator[Hdf5]:
-    """A new file, replacing what was there.
+    """A new file, which replaces what was there once it is whole.
+
+    It is made in memory: on a disk that is full HDF5 does not only fail, it ends the process when the file is closed.
 
     Raises:
         FileError: the file cannot be written.
     """
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        yield file
+    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = h5py.File(path, "w")
+        try:
+            part.write_bytes(content.getbuffer())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise FileError(f"{path} cannot be written ({error.strerror or error})") from error
-    with file:
-        yield file
 
 
 def is_group(member: object) -> bool:

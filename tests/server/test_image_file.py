@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import ismrmrd
@@ -153,3 +154,19 @@ def test_volume_keeps_its_partitions(tmp_path: Path) -> None:
     loaded = nibabel.load(path)
     np.testing.assert_array_equal(np.asarray(loaded.dataobj), image.pixels[0].transpose(2, 1, 0))
     assert loaded.affine[2, 2] == pytest.approx(5)
+
+
+def test_a_disk_that_is_full_is_an_error_and_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "images.h5"
+    write_images(path, [an_image(random_pixels((1, 1, 4, 4)))], b"<xml/>")
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Files that may not grow fail like a disk that is full.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(FileError, match="cannot be written"):
+            write_images(path, [an_image(random_pixels((1, 1, 200, 200)))], b"<xml/>")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
