@@ -19,6 +19,11 @@ alias onto each other, which gives three ways to get that diagonal:
    through the same linear map a few times; the variance over replicas is averaged over neighbouring pixels. Seeded:
    same input, same bytes.
 
+The maps are taken as known, and the bias of the Tikhonov term is no noise: neither is in the deviation. Where the
+centre of k-space is undersampled (separate calibration), maps drawn anew with the calibration's noise made the
+empirical deviation 7 % larger on average (8 coils, R = 2 to 4) and up to 4 times in single pixels; with maps held fixed
+it agreed within 1 % (R = 2).
+
 Only Cholesky factorisations are used: torch 2.13's batched LU on the CPU fails with more than one thread (measured).
 """
 
