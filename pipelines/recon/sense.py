@@ -6,9 +6,12 @@ The noise of a line measured n times has variance s^2 / n, so `counts` are the w
 it. d is the part of the lines at the centre of k-space that was measured: 1 when calibration lines lie there, 1/R when
 they are separate. What lies at the centre has the eigenvalue d times the count in the normal operator where coils tell
 aliases apart, so r is a relative weight. Tikhonov's term shrinks it by 1 / (1 + r); the factor in front takes that
-back, so that a fully sampled scan gives plain least squares and low spatial frequencies keep their brightness. Coils
-that can hardly tell aliases apart still lose some where the centre was undersampled: of a simulated brain (8 coils)
-1, 4 and 7 % at R = 2, 3, 4; without d, 5, 11 and 16 %.
+back, so that a fully sampled scan gives plain least squares and low spatial frequencies keep their brightness.
+
+Where the centre was undersampled (d < 1) aliases of it are told apart by the coils alone, and a weight above the noise
+would shade the image there. So r is lowered until w is at most the noise variance over the mean signal power of a
+pixel. Simulated brain, 8 coils, separate calibration, high signal to noise, R = 2, 3, 4: NRMSE 0.007, 0.059, 0.140, and
+0.042, 0.198, 0.215 without this; five times the noise 0.023, 0.111, 0.224, and 0.048, 0.200, 0.219.
 
 Reference: Pruessmann 2001, doi 10.1002/mrm.1241.
 """
@@ -55,8 +58,11 @@ class Sense:
         maps = self._maps(prepared)
         mapped = self._clock()
         weights = sampling_weights(counts, sampled)
-        weight = self._parameters.regularisation * central_density(counts) * float(counts[counts > 0].mean())
-        restored = 1 + self._parameters.regularisation
+        centre = central_density(counts) * float(counts[counts > 0].mean())
+        weight = self._parameters.regularisation * centre
+        if central_density(counts) < 1:
+            weight = min(weight, wiener_weight(kspace / scale, counts, maps, prepared.noise_std / scale))
+        restored = 1 + weight / centre
         image, solution = self.solve(right_side(kspace, maps, weights / scale), maps, weights, weight)
         solved = self._clock()
         deviation = sense_deviation(maps, counts, prepared.noise_std / scale, weight, image, sampled)
@@ -68,7 +74,7 @@ class Sense:
             details={
                 "ReconIterations": str(int(solution.iterations.max())),
                 "ReconResidual": f"{float(solution.residual.max()):.2e}",
-                "ReconRegularisation": f"{self._parameters.regularisation:g}",
+                "ReconRegularisation": f"{weight / centre:.3g}",
             },
             stages_s={"csm": mapped - started, "recon": solved - mapped, "uncertainty": finished - solved},
         )
@@ -123,6 +129,27 @@ def central_density(counts: Float32[Tensor, "frames z y"]) -> float:
     Single lines that are missing do not count; of several frames, the densest one does.
     """
     return max(_density(frame.any(1)) * _density(frame.any(0)) for frame in counts > 0)
+
+
+def wiener_weight(
+    kspace: Complex64[Tensor, "frames coils z y x"],
+    counts: Float32[Tensor, "frames z y"],
+    maps: Complex64[Tensor, "coils z y x"],
+    noise_std: float,
+) -> float:
+    """Noise variance over the mean signal power of a pixel: the Tikhonov weight of least expected error.
+
+    The power comes from the measured lines (Parseval), less the noise in them; counts weight the likelihood already.
+    """
+    measured = counts > 0
+    lines, (_, coils, _, _, columns) = int(measured.sum()), kspace.shape
+    energy = float(torch.view_as_real(kspace).square().sum(dtype=torch.float64))
+    noise = noise_std**2 * coils * columns * float((1 / counts[measured]).sum())
+    support = int((maps != 0).any(0).sum()) * counts.shape[0]
+    if support == 0 or energy <= noise:
+        return float("inf")
+    power = (energy - noise) * counts.numel() / (lines * support)
+    return noise_std**2 / power
 
 
 def _density(measured: Bool[Tensor, "lines"]) -> float:

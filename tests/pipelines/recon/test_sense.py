@@ -14,7 +14,7 @@ from pipelines.operators.sampling import sampling_weights
 from pipelines.phantom import birdcage_coils, head_phantom, smooth_phase
 from pipelines.preprocess.sensitivities import estimate_maps
 from pipelines.recon.reconstruction import Prepared, UncertaintyKind
-from pipelines.recon.sense import Sense, central_density
+from pipelines.recon.sense import Sense, central_density, wiener_weight
 from pipelines.registry import SenseParameters
 
 ACCURATE = SenseParameters.model_validate({"iterations": 300, "tolerance": 1e-7})
@@ -98,21 +98,48 @@ def test_solution_is_the_dense_one_with_repeated_lines_weighted(regularisation: 
     assert float((dense_solution(unweighted, maps, regularisation) - expected).abs().max()) / scale > 1e-2
 
 
-@pytest.mark.parametrize("acceleration", [2, 3])
-def test_weight_falls_with_the_density_of_the_centre_so_that_separate_calibration_darkens_less(acceleration: int):
-    prepared, _ = prepare(4, 24, 12, noise_std=0.01)
+def undersample(prepared: Prepared, acceleration: int) -> Prepared:
+    """Every n-th line only; the calibration region stays, as if it had been measured apart."""
     lattice = torch.zeros_like(prepared.counts)
     lattice[..., ::acceleration] = 1
-    prepared = dataclasses.replace(
+    return dataclasses.replace(
         prepared, kspace=prepared.kspace * lattice[:, None, ..., None], counts=prepared.counts * lattice
     )
+
+
+@pytest.mark.parametrize("acceleration", [2, 3])
+def test_separate_calibration_lowers_the_weight_to_the_density_of_the_centre(acceleration: int):
+    prepared = undersample(prepare(4, 24, 12)[0], acceleration)
+    assert prepared.calibration is not None
+    maps = estimate_maps(prepared.calibration, (1, 24, 12))
+    noisy = dataclasses.replace(prepared, noise_std=100 * float(prepared.kspace.abs().max()))
+    image = Sense(ACCURATE.model_copy(update={"regularisation": 0.03}), "cpu")(noisy).image
+    expected = dense_solution(prepared, maps, 0.03, density=1 / acceleration)
+    assert float((image - expected).abs().max() / expected.abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("acceleration", [2, 3])
+def test_separate_calibration_above_the_noise_is_not_shaded_by_the_weight(acceleration: int):
+    full, truth = prepare(4, 24, 12, noise_std=0.01)
+    prepared = dataclasses.replace(undersample(full, acceleration), noise_std=0.01)
     assert prepared.calibration is not None
     maps = estimate_maps(prepared.calibration, (1, 24, 12))
     image = Sense(ACCURATE.model_copy(update={"regularisation": 0.03}), "cpu")(prepared).image
-    expected = dense_solution(prepared, maps, 0.03, density=1 / acceleration)
-    assert float((image - expected).abs().max() / expected.abs().max()) < 1e-3
-    darker = dense_solution(prepared, maps, 0.03)
-    assert float(darker.abs().sum()) < 0.99 * float(image.abs().sum())
+    shaded = dense_solution(prepared, maps, 0.03, density=1 / acceleration)
+    assert nrmse(image, truth) < 0.8 * nrmse(shaded, truth)
+
+
+def test_wiener_weight_is_noise_variance_over_signal_power():
+    generator = torch.Generator().manual_seed(3)
+    coils, n_y, n_x = 4, 32, 24
+    maps = torch.full((coils, 1, n_y, n_x), 0.5, dtype=torch.complex64)
+    counts = torch.full((1, 1, n_y), 2.0)
+    signal = 3.0 * torch.randn((1, 1, 1, n_y, n_x), generator=generator, dtype=torch.complex64) * maps[None]
+    noise = torch.randn((1, coils, 1, n_y, n_x), generator=generator, dtype=torch.complex64)
+    # A white image is white in k-space, so nothing has to be transformed; two readouts were averaged.
+    kspace = signal + 0.2 / 2**0.5 * noise
+    assert wiener_weight(kspace, counts, maps, 0.2) == pytest.approx(0.2**2 / 9.0, rel=0.15)
+    assert wiener_weight(1e-3 * noise, counts, maps, 0.2) == float("inf")
 
 
 @pytest.mark.parametrize(("lines", "density"), [("111111111111", 1.0), ("010101010101", 0.5), ("001001001001", 1 / 3)])
