@@ -77,7 +77,13 @@ class Pipeline:
         started = time.perf_counter()
         preparation = prepare(group, self._parameters, self._device)
         prepared_at = time.perf_counter()
-        result = self._reconstruction(preparation.prepared)
+        try:
+            result = self._reconstruction(preparation.prepared)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, but not in its stubs
+            message = (
+                f"pipeline {self._name!r}: the data lead to equations that have no solution (values far too large?)"
+            )
+            raise ReconstructionError(message) from error
         reconstructed_at = time.perf_counter()
         encoding = group.scan.encodings[group.key.encoding]
         image, deviation = to_recon_grid(result.image, result.deviation, encoding)

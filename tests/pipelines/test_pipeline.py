@@ -140,6 +140,14 @@ def test_results_that_are_not_finite_are_never_sent(make_group, rng, monkeypatch
         pipeline(make_scan(make_group, rng), {})
 
 
+def test_equations_without_a_solution_are_a_coded_error(make_group, rng, monkeypatch):
+    pipeline = Pipeline("sense", {}, "cpu")
+    monkeypatch.setattr(pipeline, "_reconstruction", lambda _: torch.linalg.cholesky(-torch.eye(2)))
+
+    with pytest.raises(ReconstructionError, match="no solution"):
+        pipeline(make_scan(make_group, rng), {})
+
+
 def test_warnings_of_preparation_and_emission_arrive_once(make_group, rng):
     group = make_scan(make_group, rng)
     group.headers["read_dir"] = 0
