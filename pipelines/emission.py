@@ -1,8 +1,8 @@
 """Results become MRD images: geometry, counters, series, meta. Numpy only; knows no torch, no tensors and no sockets.
 
 Two series come out of every reconstruction: `MAGNITUDE_SERIES` and, with the same geometry and the same units,
-`UNCERTAINTY_SERIES` (standard deviation of the magnitude). Pixels are float32; `SeriesScaler` makes integers of them
-for scanners that want those.
+`UNCERTAINTY_SERIES` (standard deviation of the magnitude); each further encoding space has two of its own, because a
+series has one matrix size. Pixels are float32; `SeriesScaler` makes integers of them for scanners that want those.
 
 Header fields and meta names: what MRD, Gadgetron and FIRE consumers rely on (MRD specification, "Image"; DICOM
 correspondences in the names). Nothing that identifies a patient is written: no ids, no names, no dates; the protocol
@@ -32,6 +32,7 @@ from pipelines.scan_header import Encoding
 
 MAGNITUDE_SERIES: Final = 1
 UNCERTAINTY_SERIES: Final = 2
+_SERIES_PER_SPACE: Final = 2
 _INDEX_COUNTERS: Final = ("slice", "contrast", "phase", "set", "repetition")
 _LAST_INDEX: Final = 65535
 _COPIED: Final = (
@@ -96,7 +97,7 @@ def emit(
             (deviation[frame], UNCERTAINTY_SERIES, _uncertainty_meta(group, emission)),
         ):
             own = header.copy()
-            own["image_series_index"] = series
+            own["image_series_index"] = series + _SERIES_PER_SPACE * group.key.encoding
             images.append(Image(own, np.ascontiguousarray(pixels[None], np.float32), {**common, **meta}))
     return tuple(images), list(dict.fromkeys(warnings))
 
@@ -264,7 +265,7 @@ class SeriesScaler:
         """The image in stored units.
 
         Args:
-            image: float32, of `MAGNITUDE_SERIES` or `UNCERTAINTY_SERIES`, magnitude first.
+            image: float32, of a magnitude or an uncertainty series, magnitude first.
 
         Raises:
             ReconstructionError: pixels are not finite.
@@ -272,7 +273,7 @@ class SeriesScaler:
         pixels = np.asarray(image.pixels, np.float32)
         if not np.isfinite(pixels).all():
             raise ReconstructionError("an image holds values that are not finite and cannot be scaled")
-        is_magnitude = int(image.header["image_series_index"]) == MAGNITUDE_SERIES
+        is_magnitude = int(image.header["image_series_index"]) % _SERIES_PER_SPACE == MAGNITUDE_SERIES
         if self._scale is None:
             self._choose(pixels, is_magnitude)
         scale = 1.0 if self._scale is None else self._scale  # every image so far is zero, whatever it is multiplied by

@@ -198,7 +198,7 @@ def test_geometry_that_is_not_finite_is_replaced_and_reported(make_group, value)
     assert len(warnings) == 2
 
 
-def test_images_of_two_encoding_spaces_have_different_numbers(make_group):
+def test_images_of_two_encoding_spaces_have_different_numbers_and_series(make_group):
     group = make_group(np.ones((1, 2, 1, 16, 32), np.complex64))
     encoding = replace(group.scan.encodings[0], limits={"slice": Limit(0, 2, 0), "repetition": Limit(0, 1, 0)})
     scan = replace(group.scan, encodings=(encoding, encoding))
@@ -209,6 +209,8 @@ def test_images_of_two_encoding_spaces_have_different_numbers(make_group):
         header["idx"]["slice"], header["idx"]["repetition"] = slice_, repetition
         images, _ = emitted(replace(group, scan=scan, headers=header, key=replace(group.key, encoding=space)))
         numbers.append(int(images[0].header["image_index"]))
+        series = [int(image.header["image_series_index"]) for image in images]
+        assert series == [MAGNITUDE_SERIES + 2 * space, UNCERTAINTY_SERIES + 2 * space]
 
     assert sorted(numbers) == list(range(1, 13))
 
