@@ -277,7 +277,8 @@ class SeriesScaler:
         if self._scale is None:
             self._choose(pixels, is_magnitude)
         scale = 1.0 if self._scale is None else self._scale  # every image so far is zero, whatever it is multiplied by
-        scaled = np.asarray(pixels * np.float32(scale), np.float32)
+        with np.errstate(over="ignore"):  # what no float32 can hold counts as the largest: clipped below, still finite
+            scaled = np.minimum(pixels * np.float32(scale), np.finfo(np.float32).max)
         stored: NDArray[np.generic] = scaled
         header = image.header.copy()
         meta = {name: values for name, values in image.meta.items() if name not in {"WindowCenter", "WindowWidth"}}

@@ -132,6 +132,9 @@ class Assembler:
             raise AssemblyError(
                 f"none of {self._ledger.counts[Fate.OUT_OF_RANGE]} readouts lies inside the header's encoding limits"
             )
+        useless = self._ledger.counts[Fate.KEPT_OUT] + self._ledger.counts[Fate.CALIBRATION]
+        if useless and not self._ledger.counts[Fate.IMAGING]:
+            self._ledger.warn("no image", f"none of {useless} readouts was for an image, so there are no images")
         self._calibration = CalibrationStore(self._limits, self._ledger)
         return self.take_ready()
 

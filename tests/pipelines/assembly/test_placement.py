@@ -175,6 +175,12 @@ def test_readouts_that_are_not_meant_for_the_image_are_kept_out(streams: Streams
     assert assembler.counts["kept_out"] == 1
 
 
+def test_a_scan_without_any_image_readout_says_so(streams: Streams):
+    groups, assembler = streams.assemble(streams.scan(), [streams.readout(0, F.IS_NAVIGATION_DATA)])
+    assert groups == []
+    assert any("no images" in text for text in assembler.take_warnings())
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, complex(0, -np.inf)])
 @pytest.mark.parametrize("order", [list(range(8)), [7, 0, 3, 1, 2, 4, 6, 5], list(range(7, -1, -1))])
 def test_line_with_nan_counts_as_not_measured(streams: Streams, value: complex, order: list[int]):
