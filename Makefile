@@ -20,7 +20,7 @@ demo: setup     ## a scan through a server on this machine; pictures in demo-out
 
 lint: setup     ## ruff, mypy, pyright, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mypy && $(BIN)/pyright
+	$(BIN)/mypy && $(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 bench: setup    ## every figure of BENCHMARKS.md again, into bench-output/ (about ten minutes; close other work first)
