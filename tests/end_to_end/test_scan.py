@@ -17,7 +17,6 @@ from typing import Any
 import ismrmrd
 import numpy as np
 import pytest
-import torch
 
 from pipelines.assembly.assembler import Assembler
 from pipelines.assembly.buffer import HeapSlots
@@ -37,7 +36,6 @@ from server.metrics import Metrics
 
 def reconstruct_directly(scan: SimulatedScan, name: str) -> list[Image]:
     """The same scan without server, socket or worker."""
-    torch.set_num_threads(1)
     assembler = Assembler(parse_scan_header(scan.header), find(name).grouping, HeapSlots())
     pipeline = Pipeline(name, {}, "cpu")
     groups = [group for batch in scan.batches for group in assembler.add(batch)] + assembler.finish()

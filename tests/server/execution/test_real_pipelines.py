@@ -29,7 +29,7 @@ def essence(result: JobResult) -> list[Any]:
 
 async def test_both_executors_give_the_same_images_and_a_killed_worker_changes_no_bit() -> None:
     inline = InlineExecutor("cpu", 16 << 20)
-    pool = ProcessExecutor(1, "cpu", 0, 16 << 20, warm=[(name, {}) for name in NAMES])
+    pool = ProcessExecutor(1, "cpu", 1, 16 << 20, warm=[(name, {}) for name in NAMES])
     await inline.start()
     await pool.start()
     try:
