@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from pipelines.mrd import Acquisitions, Waveform
 from server.client import Client, ScanReply
 from server.client import Progress as Sent
-from server.errors import SettingsError
+from server.errors import FileError, SettingsError
 from server.image_file import group_images, write_images
 
 
@@ -75,6 +76,25 @@ def deliver(shipment: Shipment, console: Console) -> ScanReply:
                 )
 
         return asyncio.run(converse())
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Say before a scan is sent that its images could not be kept.
+
+    Raises:
+        FileError: a path is a folder, or no file can be made in its folder.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise FileError(f"{path} is a folder, not the name of a file")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise FileError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
 def save(

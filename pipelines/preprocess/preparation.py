@@ -25,11 +25,9 @@ from pipelines.preprocess.noise import (
     whiten,
 )
 from pipelines.preprocess.readout import readout_length, remove_oversampling, sampled_columns, split_columns
+from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES
 from pipelines.recon.reconstruction import Prepared
 from pipelines.registry import Parameters
-
-FEWEST_CALIBRATION_LINES = 8
-"""A smaller block cannot hold a kernel of coil sensitivities with room to slide."""
 
 MOST_NOISE_IN_MARGIN = 2.0
 """Noise next to the field of view, relative to the noise scan, from which on the noise scan is doubted: scanners show

@@ -28,7 +28,7 @@ from pipelines.errors import ReconstructionError
 from pipelines.operators.encoding import Block, ColumnNormal
 from pipelines.operators.fourier import to_image
 from pipelines.operators.sampling import sampling_weights
-from pipelines.preprocess.sensitivities import estimate_maps
+from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES, estimate_maps
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.uncertainty import sense_deviation
 from pipelines.registry import SenseParameters
@@ -112,7 +112,8 @@ class Sense:
             return torch.ones((1, z, y, x), dtype=torch.complex64, device=prepared.kspace.device)
         if prepared.calibration is None:
             raise ReconstructionError(
-                f"{coils} coils, but no fully sampled block at the centre of k-space to estimate their maps from"
+                f"{coils} coils, but no {FEWEST_CALIBRATION_LINES} adjacent lines around the centre of k-space, "
+                "measured apart or with the image, to estimate their maps from"
             )
         return estimate_maps(_measured_columns(prepared.calibration, prepared.readout_sampled), (z, y, x))
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from server.client import DEFAULT_PORT
-from server.delivery import Shipment, deliver, describe, parse_parameters, save
+from server.delivery import Shipment, check_writable, deliver, describe, parse_parameters, save
 from server.scan_file import open_scan
 
 
@@ -42,6 +42,7 @@ def main(
     arguments.
     """
     console = Console(stderr=True)
+    check_writable(output, png)
     with open_scan(file, group) as scan:
         shipment = Shipment(
             scan.header, scan.batches(), scan.n_readouts, pipeline, host, port,

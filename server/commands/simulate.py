@@ -15,7 +15,7 @@ from pipelines.simulate import SimulatedScan, simulate
 from pipelines.simulated_protocol import Geometry, Pattern, Protocol, SliceOrder
 from server.anatomy import load_anatomy
 from server.client import DEFAULT_PORT
-from server.delivery import Shipment, deliver, describe, parse_parameters, save
+from server.delivery import Shipment, check_writable, deliver, describe, parse_parameters, save
 from server.errors import SettingsError
 from server.image_file import write_images
 from server.scan_file import write_scan
@@ -94,6 +94,7 @@ def main(
         write_scan(output, scan.header, scan.batches)
         typer.echo(output)
     if host is not None:
+        check_writable(images, png)
         shipment = Shipment(
             scan.header, scan.batches, scan.n_readouts, pipeline, host, port, parse_parameters(parameter or []),
             label="simulated scan",

@@ -11,7 +11,7 @@ comparison is therefore also made on means over blocks of 4 x 4 pixels, where th
 a quarter of that. Where the true map hardly varies (full sampling far above the noise: coil images combined with
 normalised sensitivities have the same noise everywhere) no correlation says anything; the ratio does.
 
-Run: python tests/benchmarks/uncertainty_calibration.py [--scans 200] [--size 128] [--noise 0.03 0.1]
+Run: python tests/benchmarks/uncertainty_calibration.py [--scans 200] [--size 128] [--noise 0.03 0.1] [--methods sense]
 """
 
 from __future__ import annotations
@@ -162,6 +162,7 @@ def main() -> None:
         default=[0.03, 0.1],
         help="complex noise of a sample and coil; tissue is 0.3 to 1",
     )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     anatomy = brain_slice(arguments.size)
@@ -174,7 +175,8 @@ def main() -> None:
     started = time.perf_counter()
     for noise in arguments.noise:
         covariance = noise_covariance(8, noise, np.random.default_rng(0))
-        for label, (name, parameters) in METHODS.items():
+        for label in arguments.methods:
+            name, parameters = METHODS[label]
             for acceleration in (1, 2, 4):
                 group, protocol = noise_free_group(anatomy, acceleration)
                 pipeline = Pipeline(name, parameters, "cpu")

@@ -269,7 +269,7 @@ def test_result_says_how_it_was_made():
 def test_bad_input_is_refused_with_a_reason():
     prepared, _ = prepare(acceleration=2)
     sense = Sense(SenseParameters(), "cpu")
-    with pytest.raises(ReconstructionError, match="no fully sampled block"):
+    with pytest.raises(ReconstructionError, match="no 8 adjacent lines around the centre"):
         sense(dataclasses.replace(prepared, calibration=None))
     with pytest.raises(ReconstructionError, match="no line"):
         sense(dataclasses.replace(prepared, counts=torch.zeros_like(prepared.counts)))

@@ -154,6 +154,18 @@ def test_send_without_a_server_says_how_to_start_one(run: Run, scan_file: Path, 
     assert not (tmp_path / "images.h5").exists()
 
 
+@pytest.mark.parametrize("name", ["images.h5", "file/images.h5"])
+def test_send_says_that_images_cannot_be_kept_before_it_sends(
+    run: Run, scan_file: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "images.h5").mkdir()
+    (tmp_path / "file").write_text("a file where a folder is needed")
+    outcome = run("send", scan_file, "--port", 1, "--output", tmp_path / name)
+    assert outcome.status == 1
+    assert str(tmp_path / name) in outcome.errors
+    assert "no server" not in outcome.errors
+
+
 def test_send_refuses_a_malformed_parameter(run: Run, scan_file: Path) -> None:
     outcome = run("send", scan_file, "--parameter", "iterations")
     assert outcome.status == 2
