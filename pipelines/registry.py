@@ -49,14 +49,12 @@ class SenseParameters(Parameters):
 
     iterations: int = Field(30, ge=1, le=500, description="Most conjugate-gradient iterations.")
     tolerance: float = Field(1e-4, gt=0, lt=1, description="Relative residual at which the solver stops.")
-    # Chosen on two brains at R = 2, 3, 4: at most 2 % above the error of BART at its best weight for each case, against
-    # the root sum of squares of full data (tests/benchmarks/sense_against_bart.py).
-    regularisation: float = Field(
-        0.03,
+    regularisation: float | None = Field(
+        None,
         ge=0,
         le=10,
-        description="Tikhonov weight relative to the largest eigenvalue of the normal operator; lowered to the noise "
-        "where calibration lines were measured apart.",
+        description="Tikhonov weight relative to the largest eigenvalue of the normal operator; by default from the "
+        "measured noise, 0.001 to 0.03. Lowered to the noise where calibration lines were measured apart.",
     )
 
 

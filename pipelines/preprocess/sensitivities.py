@@ -6,9 +6,9 @@ implementations build and decompose `G` at every pixel of the image. Two facts m
 
 1. `G` is band-limited: with kernels of k points it is a trigonometric polynomial of 2k-1 terms an axis. A coarse grid
    with a few points a term holds all of it, whatever the matrix size.
-2. Its dominant eigenvector is an analytic function of `G` wherever the eigenvalue is simple, which is what "inside the
-   object" means here. Once its phase is fixed smoothly it can be interpolated from the coarse grid; pixel-wise
-   normalisation removes what is left of the amplitude error.
+2. Its dominant eigenvector is, up to its phase, an analytic function of `G` wherever the eigenvalue is simple, which is
+   what "inside the object" means here. So it can be interpolated from the coarse grid (`interpolation.py` sees to the
+   phase); pixel-wise normalisation removes what is left of the amplitude error.
 
 Why ESPIRiT and not Walsh's or Inati's local covariance (`python tests/benchmarks/sense_against_bart.py maps quality`):
 its maps are 1.5 to 1.8 times nearer to the truth, it needs no image (so no ringing from the truncated centre), in this
@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool3d
 
 from pipelines.errors import ReconstructionError
+from pipelines.preprocess.interpolation import interpolate, interpolate_directions
 
 CALIBRATION_SIZE = 24
 """Points of k-space used along each axis. More change the error of the image by less than 1 % (measured)."""
@@ -60,8 +61,6 @@ MOST_UNKNOWNS = 1152
 
 SQUARINGS = 7
 """`G` is raised to the power 2^7, which separates eigenvalues that differ by 5 % to 1e-3."""
-
-LANCZOS_REACH = 4
 
 
 def estimate_maps(
@@ -96,10 +95,9 @@ def estimate_maps(
 
     grid = [min(n, POINTS_PER_TERM * (2 * k - 1)) for n, k in zip(shape, kernel, strict=True)]
     vectors, eigenvalues = _dominant_eigenvectors(_on_grid(_lag_covariance(virtual, kernel), kernel, grid))
-    # The first virtual coil is the dominant combination; making its map real fixes the phase.
-    vectors = vectors * torch.sgn(vectors[..., :1]).conj()
-    maps = _interpolate((vectors @ basis.mT).permute(3, 0, 1, 2), shape)
-    support = _support(_interpolate(eigenvalues.to(torch.complex64)[None], shape)[0].real)
+    support = _support(interpolate(eigenvalues.to(torch.complex64)[None], shape)[0].real)
+    # The first virtual coil is the dominant combination: the phase of the maps is relative to it.
+    maps = (basis @ interpolate_directions(vectors, support).flatten(1)).view(n_coils, *shape)
     length = torch.view_as_real(maps).square().sum((0, -1)).sqrt()
     # Zero length means that nothing is known of this pixel.
     scale = torch.where(support & (length > 0), 1 / length.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
@@ -198,33 +196,6 @@ def _grow(mask: Tensor, reach: Sequence[int]) -> Tensor:
     return mask
 
 
-def _interpolate(values: Complex64[Tensor, "n gz gy gx"], shape: Sequence[int]) -> Complex64[Tensor, "n z y x"]:
-    """Periodic Lanczos interpolation along each axis; the last first, while the others are still short."""
-    for axis, n in reversed(list(enumerate(shape, start=1))):
-        coarse = values.shape[axis]
-        if coarse == n:
-            continue
-        weights = _lanczos(n, coarse).to(values.device)
-        if axis == 3:
-            values = values @ weights.mT.to(values.dtype)
-        else:
-            # The weights are real: on the real view this is half the work of a complex product.
-            parts = torch.view_as_real(values.contiguous())
-            rest = math.prod(parts.shape[axis + 1 :])
-            parts = weights @ parts.reshape(-1, coarse, rest)
-            values = torch.view_as_complex(parts.view(*values.shape[:axis], n, *values.shape[axis + 1 :], 2))
-    return values.contiguous()
-
-
 def _along(matrix: Tensor, values: Tensor, axis: int) -> Tensor:
     """Multiply the vectors along one axis by a matrix."""
     return torch.einsum("nm,m...->n...", matrix, values.movedim(axis, 0)).movedim(0, axis)
-
-
-def _lanczos(n: int, n_coarse: int) -> Float32[Tensor, "n n_coarse"]:
-    """Weights from a periodic grid of `n_coarse` points to one of `n`, both with their centre at index n//2."""
-    positions = (torch.arange(n, dtype=torch.float64) - n // 2) * n_coarse / n + n_coarse // 2
-    gap = positions[:, None] - torch.arange(n_coarse)
-    gap = torch.remainder(gap + n_coarse / 2, n_coarse) - n_coarse / 2
-    weights = torch.where(gap.abs() < LANCZOS_REACH, torch.sinc(gap) * torch.sinc(gap / LANCZOS_REACH), 0.0)
-    return (weights / weights.sum(1, keepdim=True)).to(torch.float32)

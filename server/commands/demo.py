@@ -121,7 +121,7 @@ def main(
 def _brain_scans(slices: int) -> tuple[list[DemoScan], list[Image]]:
     anatomy = load_anatomy("brain", slices, 0)
     protocol = Protocol(
-        n_coils=COILS, acceleration=ACCELERATION, calibration_lines=CALIBRATION_LINES, noise_std=0.025,
+        n_coils=COILS, acceleration=ACCELERATION, calibration_lines=CALIBRATION_LINES, noise_std=0.012,
         slice_gap_mm=BRAIN_SPACING_MM - 5.0,
         field_of_view_mm=(float(anatomy.shape[2]), float(anatomy.shape[1])),
     )  # fmt: skip

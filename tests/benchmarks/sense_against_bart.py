@@ -32,7 +32,7 @@ from pipelines.operators.fourier import to_image, to_kspace
 from pipelines.phantom import birdcage_coils, head_phantom, smooth_phase
 from pipelines.preprocess.sensitivities import estimate_maps
 from pipelines.recon.reconstruction import Prepared
-from pipelines.recon.sense import Sense
+from pipelines.recon.sense import MOST_REGULARISATION, Sense
 from pipelines.registry import SenseParameters
 from pipelines.solvers.cg import conjugate_gradients
 
@@ -50,6 +50,8 @@ class Scan:
     kspace: Tensor
     lines: Tensor
     references: dict[str, Tensor]
+    noise_std: float | None = None
+    """None where it was not measured."""
 
     @property
     def prepared(self) -> Prepared:
@@ -57,7 +59,14 @@ class Scan:
         start = n_y // 2 - CALIBRATION_LINES // 2
         calibration = self.kspace[:, :, start : start + CALIBRATION_LINES].contiguous()
         columns = torch.ones(self.kspace.shape[-1], dtype=torch.bool)
-        return Prepared(self.kspace[None], self.lines.float()[None, None], calibration, 1.0, True, columns)
+        return Prepared(
+            self.kspace[None],
+            self.lines.float()[None, None],
+            calibration,
+            self.noise_std or 1.0,
+            self.noise_std is not None,
+            columns,
+        )
 
 
 def pattern(n_y: int, acceleration: int) -> Tensor:
@@ -69,9 +78,11 @@ def pattern(n_y: int, acceleration: int) -> Tensor:
     return lines
 
 
-def undersample(name: str, full: Tensor, acceleration: int, references: dict[str, Tensor]) -> Scan:
+def undersample(
+    name: str, full: Tensor, acceleration: int, references: dict[str, Tensor], noise_std: float | None = None
+) -> Scan:
     lines = pattern(full.shape[2], acceleration)
-    return Scan(f"{name} R={acceleration}", full * lines[:, None], lines, references)
+    return Scan(f"{name} R={acceleration}", full * lines[:, None], lines, references, noise_std)
 
 
 def brains(bart: Bart) -> Iterator[Scan]:
@@ -98,7 +109,7 @@ def simulated(n: int, n_coils: int, acceleration: int, noise_std: float) -> tupl
     full = to_kspace(image[None] * maps)
     noise = rng.standard_normal((*full.shape, 2), np.float32) * (noise_std / 2**0.5)
     full = full + torch.view_as_complex(torch.from_numpy(noise))
-    return undersample(f"phantom {n}x{n}x{n_coils}", full, acceleration, {"object": image.abs()}), maps
+    return undersample(f"phantom {n}x{n}x{n_coils}", full, acceleration, {"object": image.abs()}, noise_std), maps
 
 
 def errors(image: Tensor, reference: Tensor) -> tuple[float, float, float]:
@@ -229,7 +240,7 @@ def solve(scan: Scan, maps: Tensor) -> Tensor:
     weights = scan.lines.float()[None, None, :, None].expand(1, *maps.shape[1:])
     normal = ColumnNormal(maps, weights)
     right_side = normal.to_columns((to_image(scan.kspace) * maps.conj()).sum(0)[None])
-    weight = SenseParameters().regularisation
+    weight = MOST_REGULARISATION
     solved = conjugate_gradients(lambda v: normal(v) + weight * v, right_side, iterations=50, tolerance=1e-4)
     return normal.to_image(solved.solution)[0]
 

@@ -142,6 +142,31 @@ def test_wiener_weight_is_noise_variance_over_signal_power():
     assert wiener_weight(1e-3 * noise, counts, maps, 0.2) == float("inf")
 
 
+def regularisation_taken(prepared: Prepared, noise_std: float, *, is_measured: bool = True) -> float:
+    prepared = dataclasses.replace(prepared, noise_std=noise_std, noise_is_measured=is_measured)
+    return float(Sense(SenseParameters(), "cpu")(prepared).details["ReconRegularisation"])
+
+
+def test_regularisation_follows_the_measured_noise_within_bounds():
+    prepared, _ = prepare(8, acceleration=3)
+    taken = [regularisation_taken(prepared, noise_std) for noise_std in (1e-5, 0.005, 0.01, 0.5)]
+    assert taken[0] == 0.001
+    # Four times the variance; the power of the signal hardly changes when less noise is taken off.
+    assert taken[2] / taken[1] == pytest.approx(4, rel=0.02)
+    assert 0.001 < taken[1] < taken[2] < 0.03
+    assert taken[3] == 0.03
+    assert regularisation_taken(prepared, 1e-5, is_measured=False) == 0.03
+
+
+@pytest.mark.parametrize(("noise_std", "factor"), [(0.002, 0.5), (0.01, 0.95), (0.05, 1.001)])
+def test_regularisation_from_the_noise_lowers_the_error(noise_std: float, factor: float):
+    prepared, truth = prepare(8, 64, 64, acceleration=3, noise_std=noise_std)
+    by_noise, fixed = (
+        nrmse(Sense(SenseParameters(regularisation=value), "cpu")(prepared).image, truth) for value in (None, 0.03)
+    )
+    assert by_noise <= factor * fixed
+
+
 @pytest.mark.parametrize(("lines", "density"), [("111111111111", 1.0), ("010101010101", 0.5), ("001001001001", 1 / 3)])
 def test_density_at_the_centre_is_one_over_the_distance_of_lines(lines: str, density: float):
     along_y = torch.tensor([float(line) for line in lines * 3])
@@ -201,7 +226,8 @@ def test_frames_together_give_what_each_gives_alone():
     counts = prepared.counts.clone()
     counts[1, 0, ::5] = 0
     prepared = dataclasses.replace(prepared, kspace=prepared.kspace * (counts > 0)[:, None, ..., None], counts=counts)
-    sense = Sense(ACCURATE, "cpu")
+    # Given, because by default it follows from the noise in all the frames of a job.
+    sense = Sense(ACCURATE.model_copy(update={"regularisation": 0.03}), "cpu")
     together = sense(prepared)
     for frame in range(3):
         alone = sense(
