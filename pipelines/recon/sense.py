@@ -52,8 +52,9 @@ LEAST_REGULARISATION = 1e-3
 
 REGULARISATION_OVER_NOISE = 30.0
 """r over (noise variance / mean signal power of a pixel): what undersampling leaves uncertain, the differences between
-aliases, holds about a thirtieth of the power. Three anatomies, 8 simulated coils, R = 2, 3, 4: where the bounds are not
-reached the error is at most 7 % above that with the weight best for each; 0.03 throughout gave up to 4.7 times.
+aliases, holds about a thirtieth of the power. Three anatomies, 8 simulated coils, R = 2, 3, 4: between the bounds the
+error is at most 5 % above that with the weight best for each case, where 0.03 throughout gave up to 2.1 times, and 4.7
+times at the lower bound (`tests/benchmarks/sense_regularisation.py`).
 """
 
 
