@@ -55,17 +55,17 @@ def interpolate_directions(
         vectors: on the coarse grid, each with any phase.
         inside: pixels where the direction matters; elsewhere it may be wrong near a vortex.
     """
-    vectors = _first_real(vectors, -1)
+    vectors = _first_real(vectors)
     values = interpolate(vectors.movedim(-1, 0), inside.shape)
     pixels = torch.nonzero(_near_vortex(vectors, inside.shape) & inside)
     for some in torch.split(pixels, PIXELS_AT_ONCE) if len(pixels) else ():
-        values[:, some[:, 0], some[:, 1], some[:, 2]] = _first_real(_in_own_gauge(vectors, some, inside.shape), -1).mT
+        values[:, some[:, 0], some[:, 1], some[:, 2]] = _first_real(_in_own_gauge(vectors, some, inside.shape)).mT
     return values
 
 
-def _first_real(vectors: Tensor, axis: int) -> Tensor:
+def _first_real(vectors: Complex64[Tensor, "... n"]) -> Complex64[Tensor, "... n"]:
     """Vectors turned so that their first component is real and not negative."""
-    first = vectors.narrow(axis, 0, 1)
+    first = vectors[..., :1]
     return vectors * torch.where(first == 0, 1.0, torch.sgn(first).conj())
 
 

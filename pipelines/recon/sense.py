@@ -40,7 +40,6 @@ from pipelines.solvers.cg import Solution, conjugate_gradients
 CENTRAL_LINES = 12
 """Lines along z and y that count as the centre of k-space."""
 
-
 MOST_REGULARISATION = 0.03
 """Taken where the noise was not measured, and not exceeded by the default. On two real brains at R = 2 to 4 the error
 is at most 4 % above that with the weight best for each (`tests/benchmarks/sense_against_bart.py`). In strong noise a
@@ -167,7 +166,7 @@ def wiener_weight(
     maps: Complex64[Tensor, "coils z y x"],
     noise_std: float,
 ) -> float:
-    """Noise variance over the mean signal power of a pixel: the Tikhonov weight of least expected error.
+    """Noise variance over the mean signal power of a pixel: the weight of least expected error for a white image.
 
     The power comes from the measured lines (Parseval), less the noise in them; counts weight the likelihood already.
     """

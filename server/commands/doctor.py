@@ -93,7 +93,7 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"port for {name}", "failure", str(error), fix)
             continue
         if name == "scans" and is_loopback(where.host):
-            fix = "For a scanner on another machine serve with --host ''; for an SSH tunnel or a test this is right."
+            fix = "For a scanner on another machine serve with --host ::; for an SSH tunnel or a test this is right."
             yield Finding(f"port for {name}", "ok", f"{shown} is free; only this machine can reach it", fix)
         elif name == "admin" and not is_loopback(where.host):
             fix = "It has no password: keep it behind a firewall, or set admin.host to 127.0.0.1."

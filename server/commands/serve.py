@@ -26,7 +26,7 @@ MOST_FILES = 65536
 
 def main(
     file: Annotated[Path | None, typer.Option("--config", help="Settings as a TOML file.", metavar="FILE")] = None,
-    host: Annotated[str | None, typer.Option(help="Address for scanners; '' for all, IPv4 and IPv6.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address for scanners; :: for all, IPv4 and IPv6.")] = None,
     port: Annotated[int | None, typer.Option(help="Port for scanners.", min=0, max=65535)] = None,
     admin_port: Annotated[int | None, typer.Option(help="Port for metrics and health.", min=0, max=65535)] = None,
     pipeline: Annotated[str | None, typer.Option(help="Default pipeline.")] = None,
@@ -40,7 +40,7 @@ def main(
 
     \b
     Example:
-        echotrain serve --host '' --port 9002 --pipeline sense --set limits.sessions=4
+        echotrain serve --host :: --port 9002 --pipeline sense --set limits.sessions=4
 
     \b
     Exit statuses: 0 stopped as asked, 1 failed, 2 wrong settings or a port that is taken.
