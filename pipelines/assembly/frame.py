@@ -18,6 +18,12 @@ class Grouping(StrEnum):
 
     SLICE = "slice"
     """One slice of one frame."""
+    CINE = "cine"
+    """All cardiac phases of a slice (all repetitions of a real-time scan), on the axis `frames`."""
+    STACK = "stack"
+    """One slice of one frame with its neighbours in space (`Group.neighbours`)."""
+    VOLUME = "volume"
+    """All partitions of a three-dimensional slab, on the axis `z`; of a two-dimensional scan, one slice."""
 
 
 class Completion(StrEnum):
@@ -74,6 +80,9 @@ class Group:
     K-space is on the encoded grid of the header with its centre at index n//2 of every axis, readout oversampling still
     in. Repeated lines and averages are summed; divide by `counts` for the mean.
 
+    Non-Cartesian readouts (`trajectory` is not None) lie one to a row in the order of their arrival: y counts readouts,
+    x samples, z is 1; nothing is summed and nothing padded.
+
     Attributes:
         key: counters of the first frame.
         kspace: `(frames, coils, z, y, x)` complex64; a view whose memory order is chosen for ingest.
@@ -88,7 +97,11 @@ class Group:
         completion: why the group was handed on.
         is_complete: whether every line that the sampling pattern promises has been measured.
         expected_lines: lines that were promised (for the `Incomplete` note), 0 when unknown.
+        trajectory: `(frames, y, x, dimensions)` float32 of each sample of non-Cartesian readouts, in the units that the
+            stream has; None for Cartesian ones.
+        neighbours: the groups of the slices next to this one, in the order of their slice counters; `stack` only.
         slots: memory behind the arrays, to be released once the job is done.
+        notes: attributes for the images of this group.
     """
 
     key: GroupKey
@@ -103,6 +116,8 @@ class Group:
     expected_lines: int = 0
     calibration: Calibration | None = None
     noise: NoiseScan | None = None
+    trajectory: NDArray[np.float32] | None = None
+    neighbours: tuple[Group, ...] = ()
     slots: tuple[Slot, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
 

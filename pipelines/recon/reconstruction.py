@@ -21,6 +21,19 @@ class UncertaintyKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Trajectory:
+    """Where the samples of non-Cartesian readouts lie.
+
+    Attributes:
+        positions: in cycles a pixel of the image grid, -0.5 to 0.5, x before y.
+        shape: y and x of the image grid.
+    """
+
+    positions: Float32[Tensor, "frames readouts samples 2"]
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """Frames ready for reconstruction: whitened, averaged, readout oversampling removed.
 
@@ -35,6 +48,8 @@ class Prepared:
             units of `kspace`.
         noise_is_measured: True when it comes from noise readouts, False when it was estimated from the data.
         readout_sampled: which columns of x were measured (asymmetric echo leaves some out).
+        trajectory: where the samples of non-Cartesian readouts lie; None for Cartesian ones. With it `kspace` has one
+            readout a row: y counts readouts, x samples, and z is 1.
     """
 
     kspace: Complex64[Tensor, "frames coils z y x"]
@@ -43,6 +58,7 @@ class Prepared:
     noise_std: float
     noise_is_measured: bool
     readout_sampled: Bool[Tensor, "x"]
+    trajectory: Trajectory | None = None
 
 
 @dataclass(frozen=True, slots=True)
