@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from pipelines.assembly.frame import Group
 from pipelines.errors import ReconstructionError
-from pipelines.mrd import IMAGE_HEADER, Image, ImageDataType, ImageType, Meta
+from pipelines.mrd import IMAGE_HEADER, TICK_S, Image, ImageDataType, ImageType, Meta
 from pipelines.scan_header import Encoding
 
 MAGNITUDE_SERIES: Final = 1
@@ -179,6 +179,8 @@ def _common_meta(group: Group, acquisition: NDArray[np.void], emission: Emission
         **group.notes,
         **emission.provenance,
     }
+    if "NominalInterval" in group.notes:  # gated: the time stamp is the delay of the cardiac phase after its trigger
+        meta["TriggerTime"] = f"{int(acquisition['physiology_time_stamp'][0]) * TICK_S * 1e3:g}"
     echo_times_ms = group.scan.echo_times_ms
     contrast = int(acquisition["idx"]["contrast"])
     if contrast < len(echo_times_ms):

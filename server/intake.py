@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from pipelines.assembly.assembler import Assembler
+from pipelines.assembly.assembly import Assembly, make_assembly
 from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.frame import Group
 from pipelines.assembly.limits import AssemblyLimits
@@ -68,7 +68,7 @@ def intake_for(selection: Selection, scan: ScanHeader | None, slots: SlotSource,
     """
     if selection.entry is None or scan is None:
         return NothingIntake()
-    return ReadoutIntake(Assembler(scan, selection.entry.grouping, slots, limits))
+    return ReadoutIntake(make_assembly(scan, selection.entry.grouping, slots, limits, selection.parameters))
 
 
 class NothingIntake:
@@ -108,7 +108,7 @@ class NothingIntake:
 class ReadoutIntake:
     """Raw readouts for the assembly."""
 
-    def __init__(self, assembler: Assembler) -> None:
+    def __init__(self, assembler: Assembly) -> None:
         self._assembler = assembler
 
     @property

@@ -45,6 +45,7 @@ class OpenGroup:
         placed: readouts summed into the lines.
         visits: how often the stream came (back) to this group; 1 means that it has not been interleaved.
         flagged_average: average counter of the readout that carried a LAST flag, or None.
+        time_span: least and greatest acquisition time stamp of the readouts.
         until_check: readouts until the group can be full, and is worth looking at.
     """
 
@@ -63,6 +64,7 @@ class OpenGroup:
         self.placed = 0
         self.visits = 0
         self.flagged_average: int | None = None
+        self.time_span = (0xFFFF_FFFF, 0)
         self.until_check = grid.fewest_lines * grid.averages
 
     # -- filling -----------------------------------------------------------------------------------------------------
@@ -136,6 +138,8 @@ class OpenGroup:
     def _remember(self, cells: Cells, headers: NDArray[np.void], first: int, stop: int) -> None:
         low, high = self._extent or (first, stop)
         self._extent = (min(low, first), max(high, stop))
+        times = headers["acquisition_time_stamp"]
+        self.time_span = (min(self.time_span[0], int(times.min())), max(self.time_span[1], int(times.max())))
         # distance to the centre line; of two equally near the lower, so that the order of arrival does not matter
         offsets = cells - self.grid.center
         ranks = 2 * np.abs(offsets) + (offsets > 0)
