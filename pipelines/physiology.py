@@ -125,7 +125,8 @@ class BeatDetector:
         first = max(start - self._margin, 0)
         part = self._signal[:, first - self._first : stop + self._margin - self._first]
         band = _smooth(part, self._smoothing) - _smooth(part, self._baseline)
-        slope = np.gradient(_smooth(band, self._smoothing), axis=1)
+        smooth = np.pad(_smooth(band, self._smoothing), ((0, 0), (1, 1)), mode="edge")
+        slope = (smooth[:, 2:] - smooth[:, :-2]) / 2
         if self._shape.is_upstroke:
             slope = np.maximum(slope, 0)
         # twice the half window makes a triangle, whose peak is where the beat is; a box would have a plateau

@@ -75,8 +75,8 @@ class StampTriggers:
         """Take the next readouts: when they were measured, and their ticks since the trigger."""
         for time_s, ticks in zip(times_s.tolist(), stamps.tolist(), strict=True):
             trigger_s = time_s - ticks * TICK_S
-            if self._last is None:
-                is_new = ticks > 0
+            if self._last is None or not self.times_s:
+                is_new = ticks > 0  # counts at all, and so says when it began to
             else:
                 # Time that passed without the stamp counting it: a beat that no readout saw the start of.
                 skipped_s = (time_s - self._last[0]) - (ticks - self._last[1]) * TICK_S

@@ -64,10 +64,10 @@ class WaveformStore:
         self.n_bytes += n_bytes
 
     def between(self, span: tuple[int, int]) -> tuple[Waveform, ...]:
-        """Those that overlap with a span of time stamps, its ends included."""
-        if self._reference is None or span[0] > span[1]:
+        """Those that overlap with a span of time stamps, its ends included and, over midnight, in either order."""
+        if self._reference is None:
             return ()
-        first, last = seconds_of(np.array(span, np.uint32), self._reference).tolist()
+        first, last = np.sort(seconds_of(np.array(span, np.uint32), self._reference)).tolist()
         start = bisect_left(self._kept, first - self._longest_s, key=lambda kept: kept[0])
         stop = bisect_right(self._kept, last, key=lambda kept: kept[0])
         return tuple(
