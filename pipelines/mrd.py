@@ -241,14 +241,14 @@ _TICKS_A_DAY: Final = round(86_400 / TICK_S)
 
 
 def seconds_of(stamps: NDArray[np.uint32], reference: int) -> NDArray[np.float64]:
-    """Time stamps in seconds, counted on over midnight.
+    """Time stamps in seconds, whole microseconds, counted on over midnight.
 
     Args:
         stamps: ticks since midnight, any shape.
         reference: a time stamp of the same scan; stamps more than half a day from it are of the day before or after.
     """
     behind = stamps.astype(np.int64) - reference + _TICKS_A_DAY // 2
-    return np.asarray((reference + behind % _TICKS_A_DAY - _TICKS_A_DAY // 2) * TICK_S, np.float64)
+    return np.round((reference + behind % _TICKS_A_DAY - _TICKS_A_DAY // 2).astype(np.float64) * TICK_S, 6)
 
 
 Meta = dict[str, list[str]]

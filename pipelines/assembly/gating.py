@@ -325,7 +325,8 @@ class GatedAssembly:
             if n_left_out:
                 self._ledger.warn("shared", f"{n_left_out} cardiac phases were too incomplete to reconstruct")
         self._check_phases(groups)
-        self._ready += [self._noted(group) for group in groups]
+        # complete together, they are in the order in which their first readouts came: the first may be any phase
+        self._ready += [self._noted(group) for group in sorted(groups, key=lambda group: group.key)]
 
     def _noted(self, group: Group) -> Group:
         """The group with the delay of each bin's centre in its headers, and what DICOM tells of gated images."""

@@ -74,7 +74,7 @@ class StampTriggers:
     def add(self, times_s: NDArray[np.float64], stamps: NDArray[np.uint32]) -> None:
         """Take the next readouts: when they were measured, and their ticks since the trigger."""
         for time_s, ticks in zip(times_s.tolist(), stamps.tolist(), strict=True):
-            trigger_s = time_s - ticks * TICK_S
+            trigger_s = round(time_s - ticks * TICK_S, 6)
             if self._last is None or not self.times_s:
                 is_new = ticks > 0  # counts at all, and so says when it began to
             else:
@@ -240,7 +240,8 @@ class WaveformTriggers:
     def _found(self, sample: int) -> None:
         if self._signal is None:
             return
-        time_s = self._signal.time_s(sample)
+        # whole microseconds, like the times of readouts: what is at the same time must compare as equal
+        time_s = round(self._signal.time_s(sample), 6)
         if not self.times_s or time_s - self.times_s[-1] >= LEAST_INTERVAL_S:
             self.times_s.append(time_s)
 
