@@ -139,7 +139,8 @@ class OpenGroup:
         low, high = self._extent or (first, stop)
         self._extent = (min(low, first), max(high, stop))
         times = headers["acquisition_time_stamp"]
-        self.time_span = (min(self.time_span[0], int(times.min())), max(self.time_span[1], int(times.max())))
+        begin, end = int(times[0]), int(times[-1])
+        self.time_span = (min(self.time_span[0], begin, end), max(self.time_span[1], begin, end))
         # distance to the centre line; of two equally near the lower, so that the order of arrival does not matter
         offsets = cells - self.grid.center
         ranks = 2 * np.abs(offsets) + (offsets > 0)

@@ -65,7 +65,7 @@ def as_batch(readouts: list[Acquisitions]) -> Acquisitions:
 
 
 def reconstruct(hearts: Hearts, triggers: list[int], pipeline: str = "zero_filled", **parameters: Any) -> list[Image]:
-    """Magnitude images of a free-running scan: the scanner saw `triggers`, the heart beat at `beats`, early in `weak`."""
+    """Magnitude images of a free-running scan: the scanner saw `triggers`, the heart beat at `beats`."""
     beats, weak = parameters.pop("beats", triggers), parameters.pop("weak", range(0))
     readouts = hearts.free_running(kspace, N, beats)
     for readout in readouts:
