@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Final
 
 import numpy as np
@@ -44,6 +45,9 @@ from pipelines.scan_header import CalibrationMode, Limit, ScanHeader
 
 _NOT_LAST: Final = np.uint64(~LAST & 0xFFFF_FFFF_FFFF_FFFF)
 _ENDLESS: Final = Limit(0, 65_534, 0)
+
+AT_ONCE_BYTES: Final = 8 << 20
+"""Readouts that go on at one call, 20 to 50 ms of work: once a usual RR interval is known, seconds of readouts may."""
 
 Place = tuple[int, int]
 """Slice and repetition: what a free-running scan measures in one go."""
@@ -131,7 +135,7 @@ class GatedAssembly:
         """
         self._is_final = True
         self._sources.finish()
-        self._release()
+        self._release(inf)
         self._take(self._assembler.finish())
         self._report()
         return self.take_ready()
@@ -185,14 +189,14 @@ class GatedAssembly:
         self._held_bytes += n_bytes
 
     def _make_room(self, n_bytes: int) -> None:
-        """Let go of readouts when nothing can be hoped for.
+        """Let readouts go on that need not wait, and all of them when no heartbeat can be hoped for.
 
         Raises:
             BudgetError: heartbeats are known, and still there is no room.
         """
         if self._is_gating and not self._heartbeats.are_known:
             self._give_up("memory for waiting readouts is used up")
-            self._release()
+        self._release(inf)
         if self._held_bytes + n_bytes + self._assembler.bytes_held > self._limits.max_open_bytes:
             raise BudgetError(
                 f"{self._held_bytes + n_bytes} bytes of readouts that wait for their heartbeat and "
@@ -210,19 +214,21 @@ class GatedAssembly:
 
     # -- going on ----------------------------------------------------------------------------------------------------
 
-    def _release(self) -> None:
+    def _release(self, most_bytes: float = AT_ONCE_BYTES) -> None:
         """Let readouts go on from the head of the queue, as far as their heartbeats are known."""
         if self._is_gating:
             triggers = self._sources.triggers
             if triggers is not None:
                 self._heartbeats.update(triggers, is_final=self._is_final)
-            has_gated = any(held.is_gated.any() for held in self._held)
-            if self._is_final and has_gated and not self._heartbeats.are_known:
-                self._give_up("at least two are needed")
-            elif not self._heartbeats.are_known and not self._is_final:
-                return
-        while self._held and self._release_from(self._held[0]):
-            self._held_bytes -= n_bytes_of(self._held.popleft().batch)
+            if not self._heartbeats.are_known:
+                if not self._is_final:
+                    return
+                if any(held.is_gated.any() for held in self._held):
+                    self._give_up("at least two are needed")
+        while self._held and most_bytes > 0 and self._release_from(self._held[0]):
+            n_bytes = n_bytes_of(self._held.popleft().batch)
+            self._held_bytes -= n_bytes
+            most_bytes -= n_bytes
 
     def _release_from(self, held: Held) -> bool:
         """Let readouts of one batch go on; whether all of them have."""

@@ -303,6 +303,18 @@ def test_memory_for_readouts_without_heartbeats_is_bounded_and_the_scan_not_lost
     assert "memory" in assembly.take_warnings()[0]
 
 
+def test_readouts_that_go_on_bit_by_bit_make_the_same_groups(
+    streams: Streams, hearts: Hearts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readouts = hearts.free_running(numbers, N_LINES, EARLY, segment=4)
+    cuts = list(range(0, len(readouts), 40))
+    whole, account = assemble(streams, readouts, cuts=cuts)
+    monkeypatch.setattr(GatedAssembly._release, "__defaults__", (1,))
+    parts, other = assemble(streams, readouts, cuts=cuts)
+    assert [fingerprint(group) for group in parts] == [fingerprint(group) for group in whole]
+    assert other.counts == account.counts
+
+
 def test_waveforms_that_stop_leave_no_endless_queue(streams: Streams, hearts: Hearts) -> None:
     readouts = hearts.free_running(numbers, N_LINES, [*range(0, 6000, 200)], segment=4, with_stamps=False)
     waveforms = hearts.waveforms(hearts.marks([*range(0, 6000, 200)], 2000))
