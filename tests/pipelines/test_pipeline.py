@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.assembly.frame import NoiseScan
+from pipelines.assembly.frame import NoiseCovariance
 from pipelines.errors import BudgetError, ParameterError, ReconstructionError, UnknownPipelineError
 from pipelines.phantom import birdcage_coils, head_phantom
 from pipelines.pipeline import Pipeline
@@ -27,7 +27,7 @@ def scan(rng, acceleration=1):
     # Both dwell times and the bandwidth of the fixture: 5 us, 20 us, 0.8.
     samples = complex_normal(rng, 64, 8, 64) * NOISE_STD * np.sqrt(0.8 * 5 / 20)
     noisy = kspace + NOISE_STD * complex_normal(rng, 8, N, 2 * N)
-    return noisy[None, :, None].astype(np.complex64), counts, NoiseScan(samples.astype(np.complex64), 20.0)
+    return noisy[None, :, None].astype(np.complex64), counts, NoiseCovariance.of(samples.astype(np.complex64), 20.0)
 
 
 def complex_normal(rng, *shape):
@@ -151,7 +151,7 @@ def test_equations_without_a_solution_are_a_coded_error(make_group, rng, monkeyp
 def test_warnings_of_preparation_and_emission_arrive_once(make_group, rng):
     group = make_scan(make_group, rng)
     group.headers["read_dir"] = 0
-    group.noise.samples[:, 3] = 0
+    group.noise.sums[3] = group.noise.sums[:, 3] = 0
 
     warnings = Pipeline("zero_filled", {}, "cpu")(group, {}).warnings
 
