@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, NoReturn, cast
 from xml.etree.ElementTree import Element, ParseError
 
@@ -29,19 +30,42 @@ MAX_PARAMETERS = 100
 MAX_VALUE = 4096
 
 
+class Purpose(StrEnum):
+    """What a session is for; all but the first may stand where a pipeline could."""
+
+    IMAGES = "images"
+    """Data for a pipeline."""
+    NOTHING = "none"
+    """Liveness checks."""
+    NOISE = "noise"
+    """A noise measurement, kept for later scans."""
+    NOISE_QUERY = "noise_query"
+    """Whether a noise measurement is kept."""
+
+
+_OTHER_PURPOSES = frozenset(set(Purpose) - {Purpose.IMAGES})
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What a session does.
 
     Attributes:
         entry: the pipeline; None when nothing is reconstructed (liveness checks, noise sessions).
-        parameters: checked parameters as they go to the pipeline.
+        parameters: checked parameters as they go to the pipeline; `noise_file` as it came of a noise query.
         warnings: sentences for the peer.
+        purpose: what it is for; IMAGES exactly when there is a pipeline.
     """
 
     entry: PipelineEntry | None
     parameters: Mapping[str, object] = field(default_factory=dict[str, object])
     warnings: tuple[str, ...] = ()
+    purpose: Purpose = Purpose.IMAGES
+
+    @property
+    def needs_header(self) -> bool:
+        """Whether data mean something only behind a scan header."""
+        return self.purpose in {Purpose.IMAGES, Purpose.NOISE}
 
 
 def select(text: str, settings: Pipelines) -> Selection:
@@ -65,20 +89,20 @@ def refine(text: str, current: Selection, settings: Pipelines) -> Selection:
     return _from_json(text, current, settings)
 
 
-def _find(name: str, settings: Pipelines) -> PipelineEntry | None:
+def _find(name: str, settings: Pipelines) -> PipelineEntry | Purpose:
     target = settings.aliases.get(name, name)
-    if target == "none":
-        return None
+    if target in _OTHER_PURPOSES:
+        return Purpose(target)
     if target == "default" and name in settings.aliases:
         target = settings.default
     return registry.find(target)
 
 
 def _checked(
-    entry: PipelineEntry | None, given: Mapping[str, object], settings: Pipelines, warnings: tuple[str, ...] = ()
+    entry: PipelineEntry | Purpose, given: Mapping[str, object], settings: Pipelines, warnings: tuple[str, ...] = ()
 ) -> Selection:
-    if entry is None:
-        return Selection(None, {}, warnings)
+    if isinstance(entry, Purpose):
+        return Selection(None, {}, warnings, entry)
     values = dict(settings.parameters.get(entry.name, {})) | dict(given)
     return Selection(entry, entry.parse(values).model_dump(), warnings)
 
@@ -101,7 +125,7 @@ def _from_json(text: str, current: Selection | None, settings: Pipelines) -> Sel
     if name:
         entry = _find(name.strip(), settings)
     elif current is not None:
-        entry = current.entry
+        entry = current.entry or current.purpose
     else:
         entry = _find(settings.default, settings)
     if current is not None and current.entry is entry:
@@ -149,12 +173,25 @@ def _from_xml(text: str, settings: Pipelines) -> Selection:
     ]
     for name in (*gadgets, ANY_XML):
         if name in settings.aliases:
-            return _checked(_find(name, settings), {}, settings)
+            selection = _checked(_find(name, settings), {}, settings)
+            if selection.purpose is Purpose.NOISE_QUERY:
+                selection = replace(selection, parameters={"noise_file": _property(root, "noise_file")})
+            return selection
     shown = ", ".join(f"'{printable(name, 40)}'" for name in gadgets[:8]) or "none"
     raise UnknownPipelineError(
         f"a Gadgetron XML configuration cannot be run here (gadgets: {shown}); "
         f"this server offers: {', '.join(sorted(registry.pipelines()))}"
     )
+
+
+def _property(root: Element, name: str) -> str:
+    """Value of the first property of that name in a Gadgetron XML configuration; empty where there is none."""
+    for element in root.iter():
+        if _local(element) == "property":
+            parts = {_local(part): (part.text or "").strip() for part in element} | dict(element.attrib)
+            if parts.get("name") == name:
+                return parts.get("value", "")
+    return ""
 
 
 def _local(element: Element) -> str:
