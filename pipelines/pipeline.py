@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class PipelineOutput:
     """What came of a group.
 
     Attributes:
-        images: float32, magnitude then uncertainty of each frame.
+        images: of each frame the parts asked for (magnitude), then the uncertainty; float32 or complex64.
         stages_s: seconds by stage: `noise` (the whole preparation), `csm`, `recon`, `uncertainty`, `post`.
         warnings: sentences for the scanner, without patient data.
     """
@@ -96,9 +97,10 @@ class Pipeline:
             parameters_digest=self._digest,
             details=result.details,
             provenance=provenance,
+            parts=self._parameters.parts,
         )
         images, warnings = emit(
-            group, self._finite(image.abs() * scale, "image"), self._finite(deviation * scale, "uncertainty"), emission
+            group, self._finite(image * scale, "image"), self._finite(deviation * scale, "uncertainty"), emission
         )
         stages_s = {
             "noise": prepared_at - started,
@@ -107,9 +109,9 @@ class Pipeline:
         }
         return PipelineOutput(images, stages_s, tuple(dict.fromkeys([*preparation.warnings, *warnings])))
 
-    def _finite(self, values: Tensor, what: str) -> NDArray[np.float32]:
+    def _finite(self, values: Tensor, what: str) -> NDArray[Any]:
         """Values on the CPU; a result that is not finite is never sent."""
-        array = np.asarray(values.to("cpu", torch.float32).numpy())
+        array = np.asarray(values.to("cpu").numpy())
         if not np.isfinite(array).all():
             raise ReconstructionError(f"pipeline {self._name!r}: the {what} holds values that are not finite")
         return array

@@ -14,10 +14,11 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipelines.assembly.frame import Grouping
 from pipelines.errors import ParameterError, UnknownPipelineError
+from pipelines.parts import Part
 
 if TYPE_CHECKING:
     from pipelines.recon.reconstruction import Reconstruction
@@ -34,6 +35,22 @@ class Parameters(BaseModel):
         True, description="Whiten coils with the noise scan; off for data that the scanner has already whitened."
     )
     coil_compression: int = Field(0, ge=0, le=256, description="Virtual coils to compress to; 0 keeps all coils.")
+    parts: tuple[Part, ...] = Field(
+        (Part.MAGNITUDE,),
+        min_length=1,
+        description="Parts of the image to send, each as its own series, separated by commas: magnitude, phase, real, "
+        "imaginary, complex. The uncertainty is always sent.",
+    )
+
+    @field_validator("parts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("parts")
+    @classmethod
+    def _each_once(cls, value: tuple[Part, ...]) -> tuple[Part, ...]:
+        return tuple(dict.fromkeys(value))
 
 
 class ZeroFilledParameters(Parameters):
@@ -42,6 +59,14 @@ class ZeroFilledParameters(Parameters):
     combine: Literal["rss", "sensitivity"] = Field(
         "rss", description="Coil combination: root sum of squares, or weighted by estimated sensitivities."
     )
+
+    @model_validator(mode="after")
+    def _phase_needs_sensitivities(self) -> ZeroFilledParameters:
+        if self.combine == "rss" and set(self.parts) != {Part.MAGNITUDE}:
+            raise ValueError(
+                "a root sum of squares has no phase; parts other than magnitude need combine 'sensitivity'"
+            )
+        return self
 
 
 class SenseParameters(Parameters):

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipelines.assembly.frame import Group
-from pipelines.emission import SeriesScaler
 from pipelines.mrd import Acquisitions, Image, Waveform
+from pipelines.scaling import SeriesScaler
 from pipelines.scan_header import ScanHeader, parse_scan_header
 from server import query
 from server.backpressure import Waiting
