@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipelines.assembly.frame import Grouping
 from pipelines.errors import ParameterError, UnknownPipelineError
+from pipelines.parameter_help import explain
 from pipelines.parts import Part
 
 if TYPE_CHECKING:
@@ -105,14 +106,13 @@ class PipelineEntry:
         """Check parameters that came as text or JSON; MRD peers send every value as a string.
 
         Raises:
-            ParameterError: a parameter is unknown or out of range; the message names it.
+            ParameterError: a parameter is unknown or out of range; the message names it, what came, and what is
+                allowed.
         """
         try:
             return self.parameters.model_validate(dict(values))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part)[:64] for part in first["loc"])
-            raise ParameterError(f"pipeline {self.name!r}, parameter {where!r}: {first['msg']}") from error
+            raise ParameterError(f"pipeline {self.name!r}: {explain(self.parameters, error)}") from error
 
     def load(self, parameters: Parameters, device: str) -> Reconstruction:
         """Import the factory and make the reconstruction; only workers call this."""

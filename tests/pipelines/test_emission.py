@@ -14,6 +14,7 @@ from pipelines.emission import (
     image_index,
 )
 from pipelines.mrd import ACQUISITION_HEADER, ImageDataType, ImageType
+from pipelines.parts import Part
 from pipelines.scan_header import Encoding, Limit, Space
 
 KNOWN = Emission(
