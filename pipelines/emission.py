@@ -14,6 +14,8 @@ name goes into the series description only.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,6 +25,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from pipelines.assembly.frame import Group
 from pipelines.mrd import IMAGE_HEADER, Image, Meta
@@ -173,20 +176,13 @@ def _header(
 
 def _common_meta(group: Group, acquisition: NDArray[np.void], emission: Emission) -> Meta:
     """Attributes that both series share."""
-    meta: dict[str, str] = {
-        "Keep_image_geometry": "1",
-        "ReconSoftware": "echotrain",
-        "ReconSoftwareVersion": _product_version(),
-        "ReconPipeline": emission.pipeline,
-        "ReconConfigDigest": emission.parameters_digest,
-        "ReconQualification": "RESEARCH",
-        "ReconDegraded": "false",
+    details = {
         "ReconCompletion": group.completion.value,
         "ReconNoise": "measured" if emission.noise_is_measured else "estimated",
         **emission.details,
         **group.notes,
-        **emission.provenance,
     }
+    meta = provenance_meta(emission.pipeline, emission.parameters_digest, details, emission.provenance)
     echo_times_ms = group.scan.echo_times_ms
     contrast = int(acquisition["idx"]["contrast"])
     if contrast < len(echo_times_ms):
@@ -196,6 +192,29 @@ def _common_meta(group: Group, acquisition: NDArray[np.void], emission: Emission
         of = f" of {group.expected_lines}" if group.expected_lines else ""
         meta["Incomplete"] = f"{n_measured}{of} lines"
     return {name: [value] for name, value in meta.items()}
+
+
+def provenance_meta(
+    pipeline: str, digest: str, details: Mapping[str, str], provenance: Mapping[str, str]
+) -> dict[str, str]:
+    """Attributes that every image made here has: what made it, with which parameters, in which session."""
+    return {
+        "Keep_image_geometry": "1",
+        "ReconSoftware": "echotrain",
+        "ReconSoftwareVersion": _product_version(),
+        "ReconPipeline": pipeline,
+        "ReconConfigDigest": digest,
+        "ReconQualification": "RESEARCH",
+        "ReconDegraded": "false",
+        **details,
+        **provenance,
+    }
+
+
+def parameters_digest(pipeline: str, parameters: BaseModel) -> str:
+    """SHA-256 of a pipeline's name and parameters."""
+    content = json.dumps([pipeline, parameters.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _part_meta(group: Group, emission: Emission, part: Part) -> Meta:

@@ -7,12 +7,10 @@ is seeded.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.assembly.frame import Group
-from pipelines.emission import Emission, emit
+from pipelines.emission import Emission, emit, parameters_digest
 from pipelines.errors import ReconstructionError
 from pipelines.mrd import Image
 from pipelines.preprocess.preparation import prepare
-from pipelines.recon.reconstruction import Reconstructed
-from pipelines.registry import find
+from pipelines.recon.reconstruction import Reconstructed, Reconstruction
+from pipelines.registry import Parameters, find
 from pipelines.regrid import to_recon_grid
 
 
@@ -57,11 +55,9 @@ class Pipeline:
         entry = find(name)
         self._name = name
         self._device = device
-        self._parameters = entry.parse(parameters)
-        self._digest = hashlib.sha256(
-            json.dumps([name, self._parameters.model_dump(mode="json")], sort_keys=True).encode()
-        ).hexdigest()
-        self._reconstruction = entry.load(self._parameters, device)
+        self._parameters = cast("Parameters", entry.parse(parameters))
+        self._digest = parameters_digest(name, self._parameters)
+        self._reconstruction = cast("Reconstruction", entry.load(self._parameters, device))
 
     @torch.inference_mode()
     def __call__(self, group: Group, provenance: Mapping[str, str]) -> PipelineOutput:

@@ -39,6 +39,7 @@ class Report:
     last_image_s: float | None = None
     acquisitions: int = 0
     waveforms: int = 0
+    received_images: int = 0
     texts: int = 0
     groups: int = 0
     images: int = 0
@@ -133,6 +134,7 @@ class Report:
             last_image_s=_rounded(self.last_image_s),
             acquisitions=self.acquisitions,
             waveforms=self.waveforms,
+            received_images=self.received_images,
             texts=self.texts,
             groups=self.groups,
             images=self.images,
