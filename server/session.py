@@ -69,6 +69,7 @@ class Session:
         self._jobs = OrderedJobs(executor, settings.timeouts.reconstruction_s, self._waiting_changed)
         self._selection: Selection | None = None
         self._xml: bytes | None = None
+        self._header_error: HeaderError | None = None
         self._intake: Intake = NothingIntake()
         self._scaler: SeriesScaler | None = None
         self._error: Exception | None = None
@@ -98,6 +99,8 @@ class Session:
             ServerError, PipelineError: the event cannot be served; the session ends with this error.
         """
         n = len(event) if isinstance(event, Acquisitions) else 1
+        if self._header_error is not None and not isinstance(event, Text | Query):
+            raise self._header_error
         self._metrics.received_messages.labels(_MESSAGE_TYPES.get(type(event), "other")).inc(n)
         match event:
             case Acquisitions():
@@ -196,13 +199,19 @@ class Session:
             return
         takes_images = self._selection.entry.takes_images
         scan: ScanHeader | None = None
+        self._header_error = None
         try:
             scan = parse_scan_header(self._xml, max_bytes=self._settings.limits.xml_bytes)
         except HeaderError as error:
-            if not takes_images:
+            if takes_images:
+                # Clients that send a file of images without a header send a sentence in its place.
+                self._warn_once(f"the header is not used: {error}")
+            elif self._xml.lstrip().startswith(b"<"):
                 raise
-            # Clients that send a file of images without a header send a sentence in its place.
-            self._warn_once(f"the header is not used: {error}")
+            else:
+                # The JSON configuration behind it may yet choose a pipeline for images, which needs no header.
+                self._header_error = error
+                return
         if self._settings.emission.pixels == "uint16" and scan is not None and not takes_images:
             self._scaler = SeriesScaler() if scan.bits_stored is None else SeriesScaler(min(scan.bits_stored, 16))
         limits = self._settings.limits.for_assembly()
