@@ -83,12 +83,11 @@ class SeriesScaler:
         if is_uncertainty:
             stored: NDArray[np.generic] = np.minimum(scaled, largest, dtype=np.float32)
         elif int(header["image_type"]) == ImageType.COMPLEX:
-            stored = (np.clip(scaled.real, -largest, largest) + 1j * np.clip(scaled.imag, -largest, largest)).astype(
-                "c8"
-            )
+            stored = np.clip(scaled.view(np.float32), -largest, largest, dtype=np.float32).view(np.complex64)
         else:
             if int(header["image_type"]) in (ImageType.REAL, ImageType.IMAG):
                 intercept = (self._largest + 1) // 2
+                self.clipped += int(np.count_nonzero(scaled < -intercept - 0.5))
             elif self._window:
                 meta |= self._window
             stored = self._store(np.asarray(scaled, np.float32) + np.float32(intercept))
@@ -107,7 +106,7 @@ class SeriesScaler:
             return []
         self._reported = True
         return [
-            f"{self.clipped} pixels were brighter than {self._largest} and were clipped; float32 pixels avoid this."
+            f"{self.clipped} pixels were beyond the range of {self._largest} and were clipped; float32 pixels avoid this."
         ]
 
     def _store(self, values: NDArray[np.float32]) -> NDArray[np.uint16]:

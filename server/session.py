@@ -107,10 +107,8 @@ class Session:
                 self._take_acquisitions(event)
             case Waveform():
                 self._take_waveform(event)
-            case ConfigFile():
-                self._choose(select(event.name, self._settings.pipelines))
-            case ConfigText():
-                self._choose(select(event.text, self._settings.pipelines))
+            case ConfigFile(text) | ConfigText(text):
+                self._choose(select(text, self._settings.pipelines))
             case Header():
                 self._take_header(event)
             case Text():
