@@ -106,7 +106,7 @@ class SeriesScaler:
             return []
         self._reported = True
         return [
-            f"{self.clipped} pixels were beyond the range of {self._largest} and were clipped; float32 pixels avoid this."
+            f"{self.clipped} pixels lay outside the range of {self._largest} and were clipped; float32 pixels avoid it."
         ]
 
     def _store(self, values: NDArray[np.float32]) -> NDArray[np.uint16]:
