@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NoReturn, cast
 from xml.etree.ElementTree import Element, ParseError
@@ -166,32 +166,45 @@ def _from_xml(text: str, settings: Pipelines) -> Selection:
         root = ElementTree.fromstring(text, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError) as error:
         raise ProtocolError("the XML configuration is malformed, or has a document type", kind="bad_xml") from error
-    gadgets = [
-        name
-        for element in root.iter()
-        if _local(element) in {"classname", "class"} and (name := (element.text or "").strip())
-    ]
-    for name in (*gadgets, ANY_XML):
-        if name in settings.aliases:
-            selection = _checked(_find(name, settings), {}, settings)
-            if selection.purpose is Purpose.NOISE_QUERY:
-                selection = replace(selection, parameters={"noise_file": _property(root, "noise_file")})
-            return selection
-    shown = ", ".join(f"'{printable(name, 40)}'" for name in gadgets[:8]) or "none"
+    gadgets = [(name, element) for element in root.iter() if (name := _gadget_name(element))]
+    for name, element in gadgets:
+        if name in settings.aliases or name in registry.pipelines():
+            return _from_gadget(name, element, settings)
+    if ANY_XML in settings.aliases:
+        return _checked(_find(ANY_XML, settings), {}, settings)
+    shown = ", ".join(f"'{printable(name, 40)}'" for name, _ in gadgets[:8]) or "none"
     raise UnknownPipelineError(
         f"a Gadgetron XML configuration cannot be run here (gadgets: {shown}); "
         f"this server offers: {', '.join(sorted(registry.pipelines()))}"
     )
 
 
-def _property(root: Element, name: str) -> str:
-    """Value of the first property of that name in a Gadgetron XML configuration; empty where there is none."""
-    for element in root.iter():
-        if _local(element) == "property":
-            parts = {_local(part): (part.text or "").strip() for part in element} | dict(element.attrib)
-            if parts.get("name") == name:
-                return parts.get("value", "")
-    return ""
+def _gadget_name(element: Element) -> str:
+    """Class of a gadget in either dialect of Gadgetron's configurations; empty for any other element."""
+    names = [child.text or "" for child in element if _local(child) in {"classname", "class"}]
+    return names[0].strip() if names else ""
+
+
+def _from_gadget(name: str, element: Element, settings: Pipelines) -> Selection:
+    """What a gadget stands for. Those of its properties that the pipeline has are its parameters."""
+    entry, properties = _find(name, settings), _properties(element)
+    if isinstance(entry, Purpose):
+        asked = {"noise_file": properties.get("noise_file", "")} if entry is Purpose.NOISE_QUERY else {}
+        return Selection(None, asked, purpose=entry)
+    given = _bounded(properties)
+    ours = {key: value for key, value in given.items() if key in entry.parameters.model_fields}
+    others = ", ".join(printable(key, 40) for key in given if key not in ours)
+    warnings = (f"properties of the gadget {printable(name, 40)} that mean nothing here: {others}",) if others else ()
+    return _checked(entry, ours, settings, warnings)
+
+
+def _properties(element: Element) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for child in element:
+        if _local(child) == "property":
+            parts = {_local(part): part.text or "" for part in child} | dict(child.attrib)
+            found[parts.get("name", "").strip()] = parts.get("value", "").strip()
+    return found
 
 
 def _local(element: Element) -> str:
