@@ -7,12 +7,16 @@ have been given the covariance of an earlier one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.assembly.frame import NoiseCovariance, add_products
 from pipelines.assembly.ledger import Fate, Ledger
-from pipelines.assembly.routing import Run, finite_readouts
+from pipelines.assembly.limits import AssemblyLimits
+from pipelines.assembly.routing import Route, Run, finite_readouts, runs
+from pipelines.mrd import Acquisitions
 
 
 class NoiseCollector:
@@ -108,3 +112,45 @@ class NoiseCollector:
             self._summed_bytes += n_bytes
             self._covariance = None
         return min(len(alike), int(room))
+
+
+class NoiseMeasurement:
+    """A scan of which only the noise readouts matter; anything else is counted and left out."""
+
+    def __init__(self, limits: AssemblyLimits) -> None:
+        self._ledger = Ledger()
+        self._collector = NoiseCollector(limits.max_noise_bytes, self._ledger)
+
+    def add(self, batch: Acquisitions) -> None:
+        """Sum the noise readouts of a batch; nothing of it is kept.
+
+        Raises:
+            AssemblyError: compressed samples.
+        """
+        if not len(batch):
+            return
+        if batch.n_coils == 0 or batch.n_samples == 0:
+            self._ledger.count(Fate.EMPTY, len(batch), "readouts without samples or channels are left out")
+            return
+        for run in runs(batch):
+            if run.first >= run.stop:
+                text = "readouts whose samples are all to be discarded are left out"
+                self._ledger.count(Fate.EMPTY, len(run), text)
+            elif run.route is Route.NOISE:
+                self._collector.add(run)
+            else:
+                text = "readouts without the noise flag are left out of a noise measurement"
+                self._ledger.count(Fate.KEPT_OUT, len(run), text)
+
+    def covariance(self) -> NoiseCovariance | None:
+        """Of all that came so far; None without one usable noise readout."""
+        return self._collector.covariance()
+
+    def take_warnings(self) -> list[str]:
+        """Sentences for the scanner since the last call, each kind once."""
+        return self._ledger.take_warnings()
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Readouts by what became of them."""
+        return {fate.value: number for fate, number in self._ledger.counts.items()}
