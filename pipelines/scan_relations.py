@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -62,12 +63,12 @@ class XmlElement(Protocol):
 
 
 def opaque_id(text: str) -> str:
-    """An id to compare with others: itself, or the digest of one that is long or not printable.
+    """An id to compare with others: itself, or the digest of one that is long or has control characters.
 
     Cutting a long one would make two scans one.
     """
     text = text.strip(" \t\r\n\0")
-    if len(text) <= MAX_ID and text.isprintable():
+    if len(text) <= MAX_ID and not any(unicodedata.category(letter).startswith("C") for letter in text):
         return text
     return "sha256:" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 

@@ -8,6 +8,7 @@ from pipelines.assembly.frame import NoiseCovariance
 from pipelines.errors import BudgetError, ParameterError, ReconstructionError, UnknownPipelineError
 from pipelines.phantom import birdcage_coils, head_phantom
 from pipelines.pipeline import Pipeline
+from pipelines.preprocess.noise import estimate_noise_model
 from pipelines.recon.reconstruction import Reconstructed
 from pipelines.scan_header import Space
 
@@ -146,6 +147,25 @@ def test_equations_without_a_solution_are_a_coded_error(make_group, rng, monkeyp
 
     with pytest.raises(ReconstructionError, match="no solution"):
         pipeline(make_scan(make_group, rng), {})
+
+
+@pytest.mark.parametrize("name", ["zero_filled", "sense"])
+def test_data_whitened_elsewhere_have_the_uncertainty_of_their_given_noise_level(make_group, rng, name):
+    group = make_scan(make_group, rng)
+    model, _ = estimate_noise_model(group.noise, 8, group.scan.noise_bandwidth)
+    # As Gadgetron's NoiseAdjust does: unit deviation in each of the real and imaginary part.
+    factor = np.sqrt(2) * model.scale(float(group.headers["sample_time_us"][0]))
+    white = np.einsum("dc,fczyx->fdzyx", model.whitening * factor, group.kspace).astype(np.complex64)
+    elsewhere = replace(group, kspace=white, noise=None)
+
+    ours = Pipeline(name, {}, "cpu")(group, {})
+    theirs = Pipeline(name, {"noise_level": "1.41421356"}, "cpu")(elsewhere, {})
+
+    scale = factor  # images are in the units of the k-space that came
+    for mine, other in zip(ours.images, theirs.images, strict=True):
+        np.testing.assert_allclose(other.pixels / scale, mine.pixels, rtol=2e-3, atol=1e-3 * mine.pixels.max())
+    assert theirs.images[0].meta["ReconNoise"] == ["given"]
+    assert theirs.warnings == ()
 
 
 def test_warnings_of_preparation_and_emission_arrive_once(make_group, rng):
