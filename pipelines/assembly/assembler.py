@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.calibration import CalibrationStore
 from pipelines.assembly.completion import FLAG_FRACTION, CompletionRules, Key
-from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey
+from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey, NoiseCovariance
 from pipelines.assembly.grid import Cells, Grid
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
-from pipelines.assembly.noise import NoiseStore
-from pipelines.assembly.open_group import OpenGroup, Progress
+from pipelines.assembly.noise import NoiseCollector
+from pipelines.assembly.open_group import OpenGroup
 from pipelines.assembly.routing import Route, Run, runs, where
 from pipelines.assembly.waveforms import WaveformStore
 from pipelines.errors import AssemblyError, BudgetError
@@ -57,9 +57,10 @@ class Assembler:
         grouping: Grouping,
         slots: SlotSource,
         limits: AssemblyLimits | None = None,
+        noise: NoiseCovariance | None = None,
         waveforms: WaveformStore | None = None,
     ) -> None:
-        """An assembler without any readout; `waveforms` where somebody else keeps them.
+        """An assembler without any readout; `noise` is for a scan that brings no noise readouts of its own.
 
         Raises:
             AssemblyError: no encoding space is Cartesian.
@@ -76,7 +77,7 @@ class Assembler:
         self._open: dict[Key, OpenGroup] = {}
         self._closed: dict[Key, bool] = {}
         self._ready: list[Group] = []
-        self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
+        self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger, noise)
         self._calibration = CalibrationStore(self._limits, self._ledger)
         self._open_bytes = 0
         self._n_unfinished = 0
@@ -117,9 +118,7 @@ class Assembler:
 
     def end(self, slice_: int, repetition: int) -> list[Group]:
         """Hand on the groups of a slice that the caller takes for over, if they have most of their lines together."""
-        over = [
-            group for group in self._open.values() if (group.key.slice, group.key.repetition) == (slice_, repetition)
-        ]
+        over = [each for each in self._open.values() if (each.key.slice, each.key.repetition) == (slice_, repetition)]
         progress = [group.progress() for group in over]
         missing, promised = sum(each.missing for each in progress), sum(each.promised for each in progress)
         if missing <= (1 - FLAG_FRACTION) * promised:
@@ -152,7 +151,7 @@ class Assembler:
         for ready in self.take_ready():
             ready.release()
         self._open.clear()
-        self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
+        self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger)
         self._calibration = CalibrationStore(self._limits, self._ledger)
         self._open_bytes = 0
         self.waveforms.clear()
@@ -170,6 +169,11 @@ class Assembler:
     def counts(self) -> Mapping[str, int]:
         """Readouts by what became of them (`Fate`); their sum is the number of readouts that came."""
         return {fate.value: number for fate, number in self._ledger.counts.items()}
+
+    @property
+    def noise(self) -> NoiseCovariance | None:
+        """What the scan's own noise readouts say so far."""
+        return self._noise.covariance()
 
     @property
     def bytes_held(self) -> int:
@@ -300,9 +304,7 @@ class Assembler:
             return
         progress = group.progress()
         if progress.missing:
-            self._ledger.warn(
-                "incomplete", f"{_describe(group, progress)}; incomplete groups are marked in their images"
-            )
+            self._ledger.warn("incomplete", f"{group.describe()}; incomplete groups are marked in their images")
         calibration, *slots = self._calibration.best_for(group.key, self._slots) or (None,)
         self._ready.append(
             Group(
@@ -317,8 +319,9 @@ class Assembler:
                 is_complete=progress.missing == 0,
                 expected_lines=progress.promised,
                 calibration=calibration,
-                noise=self._noise.final_scan(),
+                noise=self._noise.final(group.n_coils),
                 waveforms=self.waveforms.between(group.time_span),
+                dwell_us=group.dwell_us(),
                 slots=(group.slot, *slots),
             )
         )
@@ -331,8 +334,7 @@ class Assembler:
                 continue
             self._n_unfinished += 1
             if self._n_unfinished <= MAX_REPORTED:
-                text = f"{_describe(group, group.progress())}; not reconstructed"
-                self._ledger.warn(f"unfinished {self._n_unfinished}", text)
+                self._ledger.warn(f"unfinished {self._n_unfinished}", f"{group.describe()}; not reconstructed")
             self._drop(group)
 
     def _drop(self, group: OpenGroup) -> None:
@@ -395,8 +397,3 @@ class Assembler:
         )
         if self._closed[key]:
             self._rules.distrust_flags()
-
-
-def _describe(group: OpenGroup, progress: Progress) -> str:
-    came = progress.promised - progress.missing
-    return f"{where(astuple(group.key))}: only {came} of {progress.promised} lines came"

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from pipelines.assembly.assembler import Assembler
 from pipelines.assembly.buffer import SlotSource
-from pipelines.assembly.frame import Group, Grouping
+from pipelines.assembly.frame import Group, Grouping, NoiseCovariance
 from pipelines.assembly.gating import GatedAssembly, Gating
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.mrd import Acquisitions, Waveform
@@ -47,6 +47,11 @@ class Assembly(Protocol):
         ...
 
     @property
+    def noise(self) -> NoiseCovariance | None:
+        """What the scan's own noise readouts say so far."""
+        ...
+
+    @property
     def bytes_held(self) -> int:
         """Memory held."""
         ...
@@ -58,6 +63,7 @@ def make_assembly(
     slots: SlotSource,
     limits: AssemblyLimits | None = None,
     parameters: Mapping[str, object] | None = None,
+    noise: NoiseCovariance | None = None,
 ) -> Assembly:
     """The assembly for a scan.
 
@@ -67,6 +73,7 @@ def make_assembly(
         slots: where k-space goes.
         limits: what the scan may ask for.
         parameters: of the pipeline, checked; with `cardiac_phases` the scan is gated.
+        noise: for a scan that brings no noise readouts of its own.
 
     Raises:
         AssemblyError: the header describes what cannot be assembled.
@@ -75,11 +82,11 @@ def make_assembly(
     limits, parameters = limits or AssemblyLimits(), parameters or {}
     n_phases = cast("int", parameters.get("cardiac_phases", 0))
     if n_phases < 2:
-        return Assembler(scan, grouping, slots, limits)
+        return Assembler(scan, grouping, slots, limits, noise)
     gating = Gating(
         n_phases,
         source=cast("str", parameters.get("gating", "auto")),
         rr_window=cast("float", parameters.get("rr_window", 0.25)),
         view_sharing=cast("int", parameters.get("view_sharing", 0)),
     )
-    return GatedAssembly(scan, grouping, slots, limits, gating)
+    return GatedAssembly(scan, grouping, slots, limits, gating, noise)

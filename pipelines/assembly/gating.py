@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from pipelines.assembly.assembler import Assembler
 from pipelines.assembly.buffer import SlotSource
-from pipelines.assembly.frame import Group, Grouping
+from pipelines.assembly.frame import Group, Grouping, NoiseCovariance
 from pipelines.assembly.heartbeats import Heartbeats, Verdict
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
@@ -67,9 +67,15 @@ class GatedAssembly:
     """Assembles one scan into cardiac phases; the interface of `Assembler`."""
 
     def __init__(
-        self, scan: ScanHeader, grouping: Grouping, slots: SlotSource, limits: AssemblyLimits, gating: Gating
+        self,
+        scan: ScanHeader,
+        grouping: Grouping,
+        slots: SlotSource,
+        limits: AssemblyLimits,
+        gating: Gating,
+        noise: NoiseCovariance | None = None,
     ) -> None:
-        """An assembly without any readout.
+        """An assembly without any readout; `noise` as for `Assembler`.
 
         Raises:
             AssemblyError, BudgetError: as `Assembler`; also when all phases of one slice are more than the limits
@@ -79,6 +85,7 @@ class GatedAssembly:
         self._gating = gating
         self._slots = slots
         self._limits = limits
+        self._given_noise = noise
         self._ledger = Ledger()
         self._waveforms = WaveformStore(limits.max_waveform_bytes, self._ledger)
         self._merges_repetitions = not any(_counts_phases(encoding.limits) for encoding in scan.encodings)
@@ -162,6 +169,11 @@ class GatedAssembly:
     def counts(self) -> Mapping[str, int]:
         """Readouts by what became of them (`Fate`); after `finish` their sum is the number of readouts that came."""
         return {name: number + self._ledger.counts[Fate(name)] for name, number in self._assembler.counts.items()}
+
+    @property
+    def noise(self) -> NoiseCovariance | None:
+        """What the scan's own noise readouts say so far."""
+        return self._assembler.noise
 
     @property
     def bytes_held(self) -> int:
@@ -312,7 +324,7 @@ class GatedAssembly:
         is_shared = self._is_gating and self._gating.view_sharing > 0
         allowed = replace(self._limits, min_complete_fraction=0.0) if is_shared else self._limits
         scan = replace(self._scan, encodings=tuple(encodings))
-        return Assembler(scan, self._grouping, self._slots, allowed, self._waveforms)
+        return Assembler(scan, self._grouping, self._slots, allowed, self._given_noise, self._waveforms)
 
     # -- coming back -------------------------------------------------------------------------------------------------
 

@@ -167,7 +167,7 @@ def fingerprint(group: Group) -> tuple[object, ...]:
         group.counts.tobytes(),
         group.headers.tobytes(),
         dict(group.notes),
-        None if group.noise is None else group.noise.samples.tobytes(),
+        None if group.noise is None else group.noise.sums.tobytes(),
         None if group.calibration is None else group.calibration.kspace.tobytes(),
     )
 
@@ -200,7 +200,8 @@ def test_other_readouts_keep_their_place_between_those_of_the_image(streams: Str
     events = [noise[0], *readouts[:50], noise[1], *readouts[50:], noise[2]]
     groups, assembly = assemble(streams, events)
     assert fates(assembly) == {"imaging": len(readouts), "noise": 3}
-    assert len(groups[0].noise.samples) == 3  # as without gating: at CLOSE all have come
+    assert groups[0].noise.n_samples == 3 * 6  # as without gating: at CLOSE all have come
+    assert assembly.noise.n_samples == 3 * 6
 
 
 def test_embedded_calibration_lines_are_sorted_too(streams: Streams, hearts: Hearts) -> None:
