@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "echotrain.pipelines"
 
+PartialFourierMethod = Literal["zero_fill", "homodyne", "pocs"]
+
 
 class Parameters(BaseModel):
     """Parameters that every pipeline has."""
@@ -34,6 +36,11 @@ class Parameters(BaseModel):
         True, description="Whiten coils with the noise scan; off for data that the scanner has already whitened."
     )
     coil_compression: int = Field(0, ge=0, le=256, description="Virtual coils to compress to; 0 keeps all coils.")
+    partial_fourier: PartialFourierMethod = Field(
+        "zero_fill",
+        description="What becomes of the side of k-space that was not measured (partial Fourier along y or z, asymmetric "
+        "echo): left zero, or restored assuming that the phase of the image is smooth, by homodyne or by projections.",
+    )
 
 
 class ZeroFilledParameters(Parameters):
