@@ -105,7 +105,9 @@ class Pipeline:
             **_stages(result, reconstructed_at - prepared_at),
             "post": time.perf_counter() - reconstructed_at,
         }
-        return PipelineOutput(images, stages_s, tuple(dict.fromkeys([*preparation.warnings, *result.warnings, *warnings])))
+        return PipelineOutput(
+            images, stages_s, tuple(dict.fromkeys([*preparation.warnings, *result.warnings, *warnings]))
+        )
 
     def _finite(self, values: Tensor, what: str) -> NDArray[np.float32]:
         """Values on the CPU; a result that is not finite is never sent."""

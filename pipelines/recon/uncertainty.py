@@ -257,9 +257,7 @@ def _interpolate(ratio: Tensor, known: Tensor, chosen: Tensor, width: int) -> Te
     return filled[:, left] * (1 - part) + filled[:, right] * part
 
 
-def _replica_variance(
-    maps: Tensor, counts: Tensor, weight: float, readout_sampled: Tensor, filters: Tensor
-) -> Tensor:
+def _replica_variance(maps: Tensor, counts: Tensor, weight: float, readout_sampled: Tensor, filters: Tensor) -> Tensor:
     """Variance over reconstructions of pure noise, averaged over neighbouring pixels."""
     weights = sampling_weights(counts[None], readout_sampled)
     forward = encoding(maps, weights)
