@@ -94,7 +94,7 @@ class Pipeline:
             noise_is_measured=preparation.prepared.noise_is_measured,
             pipeline=self._name,
             parameters_digest=self._digest,
-            details=result.details,
+            details={**result.details, **preparation.details},
             provenance=provenance,
         )
         images, warnings = emit(

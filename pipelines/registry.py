@@ -38,8 +38,13 @@ class Parameters(BaseModel):
     coil_compression: int = Field(0, ge=0, le=256, description="Virtual coils to compress to; 0 keeps all coils.")
     partial_fourier: PartialFourierMethod = Field(
         "zero_fill",
-        description="What becomes of the side of k-space that was not measured (partial Fourier along y or z, asymmetric "
-        "echo): left zero, or restored assuming that the phase of the image is smooth, by homodyne or by projections.",
+        description="What becomes of the side of k-space that was not measured (partial Fourier along y or z, "
+        "asymmetric echo): left zero, or restored assuming a smooth phase of the image, by homodyne or by projections.",
+    )
+    phase_correction: Literal["none", "linear"] = Field(
+        "linear",
+        description="Phase of reversed readouts in images that mix both directions (EPI), from the phase-correction "
+        "readouts of the scan: constant and linear along the readout.",
     )
 
 

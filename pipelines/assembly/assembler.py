@@ -22,15 +22,17 @@ from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.calibration import CalibrationStore
 from pipelines.assembly.completion import CompletionRules, Key
 from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey
-from pipelines.assembly.grid import Cells, Grid
+from pipelines.assembly.grid import CARTESIAN, Cells, Grid
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
+from pipelines.assembly.navigators import NavigatorStore
 from pipelines.assembly.noise import NoiseStore
 from pipelines.assembly.open_group import OpenGroup, Progress
+from pipelines.assembly.ramps import on_grid
 from pipelines.assembly.routing import Route, Run, runs, where
 from pipelines.errors import AssemblyError, BudgetError
 from pipelines.mrd import Acquisitions, Waveform
-from pipelines.scan_header import ScanHeader, TrajectoryType
+from pipelines.scan_header import ScanHeader
 
 FEWEST_STRAYS = 100
 """Readouts out of range that are always forgiven, before `AssemblyLimits.max_out_of_range_fraction` counts."""
@@ -72,12 +74,13 @@ class Assembler:
         self._ready: list[Group] = []
         self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
         self._calibration = CalibrationStore(self._limits, self._ledger)
+        self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
         self._open_bytes = 0
         self._n_coils: int | None = None
-        if all(encoding.trajectory is not TrajectoryType.CARTESIAN for encoding in scan.encodings):
+        if all(encoding.trajectory not in CARTESIAN for encoding in scan.encodings):
             self._grid(0)
         for number, encoding in enumerate(scan.encodings):
-            if encoding.trajectory is TrajectoryType.CARTESIAN:
+            if encoding.trajectory in CARTESIAN:
                 self._check_group_bytes(self._grid(number), scan.receiver_channels or 1)
 
     # -- what the session calls --------------------------------------------------------------------------------------
@@ -99,6 +102,8 @@ class Assembler:
             for run in runs(batch):
                 if run.route is Route.KEPT_OUT:
                     self._ledger.count(Fate.KEPT_OUT, len(run))
+                elif run.route is Route.NAVIGATOR:
+                    self._navigators.add(run, self._grids.get(run.key[0]))
                 else:
                     self._follow(run)
             self._check_strays()
@@ -132,10 +137,11 @@ class Assembler:
             raise AssemblyError(
                 f"none of {self._ledger.counts[Fate.OUT_OF_RANGE]} readouts lies inside the header's encoding limits"
             )
-        useless = self._ledger.counts[Fate.KEPT_OUT] + self._ledger.counts[Fate.CALIBRATION]
+        useless = sum(self._ledger.counts[fate] for fate in (Fate.KEPT_OUT, Fate.CALIBRATION, Fate.NAVIGATOR))
         if useless and not self._ledger.counts[Fate.IMAGING]:
             self._ledger.warn("no image", f"none of {useless} readouts was for an image, so there are no images")
         self._calibration = CalibrationStore(self._limits, self._ledger)
+        self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
         return self.take_ready()
 
     def abandon(self) -> None:
@@ -147,6 +153,7 @@ class Assembler:
         self._open.clear()
         self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
         self._calibration = CalibrationStore(self._limits, self._ledger)
+        self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
         self._open_bytes = 0
 
     def take_ready(self) -> list[Group]:
@@ -165,8 +172,8 @@ class Assembler:
 
     @property
     def bytes_held(self) -> int:
-        """Memory of open groups, calibration lines and noise."""
-        return self._open_bytes + self._noise.n_bytes + self._calibration.n_bytes
+        """Memory of open groups, calibration lines, phase correction and noise."""
+        return self._open_bytes + self._noise.n_bytes + self._calibration.n_bytes + self._navigators.n_bytes
 
     # -- one run of readouts -----------------------------------------------------------------------------------------
 
@@ -183,9 +190,10 @@ class Assembler:
         elif run.route is Route.NOISE:
             self._noise.add(run)
         elif run.route is Route.CALIBRATION and not self._grid(run.key[0]).is_embedded:
-            self._calibration.add(run, self._grid(run.key[0]), self._limits.max_open_bytes - self.bytes_held)
+            grid = self._grid(run.key[0])
+            self._calibration.add(on_grid(run, grid, self._ledger), grid, self._limits.max_open_bytes - self.bytes_held)
         else:
-            self._place(run)
+            self._place(on_grid(run, self._grid(run.key[0]), self._ledger))
 
     def _place(self, run: Run) -> None:
         grid, group = self._grid(run.key[0]), self._open.get(run.key)
@@ -220,6 +228,7 @@ class Assembler:
         if inside is not None:
             samples, headers, averages = samples[inside], headers[inside], averages[inside]
             is_calibration = None if is_calibration is None else is_calibration[inside]
+        group.readout_noise = run.noise
         start = 0
         while start < len(cells):
             part = slice(start, min(start + max(group.until_check, 1), len(cells)))
@@ -231,6 +240,8 @@ class Assembler:
             wrong = group.add(cells[part], samples[part], column, headers[part])
             n_wrong = 0 if wrong is None else len(wrong)
             self._ledger.count(Fate.IMAGING, part.stop - part.start - n_wrong)
+            if run.is_reversed:
+                group.mark_reversed(cells[part] if wrong is None else np.delete(cells[part], wrong))
             if wrong is not None:
                 line = int(headers["idx"]["kspace_encode_step_1"][part][wrong[0]])
                 text = f"{where(run.key)}, line {line}: lines with NaN or infinite samples are left out"
@@ -311,6 +322,9 @@ class Assembler:
                 expected_lines=progress.promised,
                 calibration=calibration,
                 noise=self._noise.final_scan(),
+                reversed_counts=group.reversed_counts(),
+                navigators=self._navigators.take_for(group.key),
+                readout_noise=group.readout_noise,
                 slots=(group.slot, *slots),
             )
         )

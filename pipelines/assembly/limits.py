@@ -17,6 +17,7 @@ class AssemblyLimits:
         max_samples: samples of one readout.
         max_noise_bytes: noise readouts kept; more are counted and left out, since these give the covariance well
             enough.
+        max_navigator_bytes: phase-correction readouts of groups still to come; more are counted and left out.
         min_complete_fraction: part of the promised lines that makes an unfinished group worth reconstructing.
         max_out_of_range_fraction: part of the imaging readouts whose counters may lie outside the header's ranges.
     """
@@ -27,5 +28,6 @@ class AssemblyLimits:
     max_channels: int = 256
     max_samples: int = 16_384
     max_noise_bytes: int = 16 << 20
+    max_navigator_bytes: int = 64 << 20
     min_complete_fraction: float = 0.5
     max_out_of_range_fraction: float = 0.25

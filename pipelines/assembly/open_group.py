@@ -45,6 +45,7 @@ class OpenGroup:
         placed: readouts summed into the lines.
         visits: how often the stream came (back) to this group; 1 means that it has not been interleaved.
         flagged_average: average counter of the readout that carried a LAST flag, or None.
+        readout_noise: `Group.readout_noise` of the last readout.
         until_check: readouts until the group can be full, and is worth looking at.
     """
 
@@ -58,11 +59,13 @@ class OpenGroup:
         self._lines: NDArray[np.complex64] = slot.data.view(np.complex64).reshape(z * y, n_coils, x)
         self._counts = np.zeros(z * y, np.float32)
         self._is_calibration = np.zeros(z * y, np.bool_)
+        self._reversed: NDArray[np.float32] | None = None
         self._extent: tuple[int, int] | None = None
         self._nearest: tuple[int, NDArray[np.void]] | None = None
         self.placed = 0
         self.visits = 0
         self.flagged_average: int | None = None
+        self.readout_noise = 1.0
         self.until_check = grid.fewest_lines * grid.averages
 
     # -- filling -----------------------------------------------------------------------------------------------------
@@ -99,6 +102,12 @@ class OpenGroup:
     def mark_calibration(self, cells: Cells) -> None:
         """Note that these lines are for calibration as well."""
         self._is_calibration[cells] = True
+
+    def mark_reversed(self, cells: Cells) -> None:
+        """Note that one readout of each of these lines, which may repeat, was reversed."""
+        if self._reversed is None:
+            self._reversed = np.zeros_like(self._counts)
+        np.add.at(self._reversed, cells, 1.0)
 
     def _copy(self, place: Place, samples: NDArray[np.uint8], column: int) -> NDArray[np.bool_] | None:
         """Copy into lines not measured before; the mask of finite readouts, or None when all are."""
@@ -187,6 +196,10 @@ class OpenGroup:
     def counts(self) -> NDArray[np.float32]:
         """`(1, z, y)`."""
         return self._counts.reshape(1, *self.grid.shape[:2])
+
+    def reversed_counts(self) -> NDArray[np.float32] | None:
+        """`(1, z, y)`; None when no readout was reversed."""
+        return None if self._reversed is None else self._reversed.reshape(1, *self.grid.shape[:2])
 
     def calibration_lines(self) -> NDArray[np.bool_]:
         """`(z, y)`."""

@@ -24,6 +24,12 @@ from pipelines.preprocess.noise import (
     noise_level_in_margin,
     whiten,
 )
+from pipelines.preprocess.phase_correction import (
+    PhaseCorrection,
+    correct_calibration,
+    correct_lines,
+    plan_correction,
+)
 from pipelines.preprocess.readout import readout_length, remove_oversampling, sampled_columns, split_columns
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES
 from pipelines.recon.reconstruction import Prepared
@@ -44,11 +50,13 @@ class Preparation:
             scan. Whitening scales each frame by its own dwell time; without this, echoes of different bandwidth would
             change their relative brightness.
         warnings: sentences for the scanner.
+        details: attributes for the meta.
     """
 
     prepared: Prepared
     signal_scale: Float32[Tensor, "frames"]
     warnings: list[str] = field(default_factory=list[str])
+    details: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
@@ -74,6 +82,9 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
     )
     if not bool(torch.isfinite(torch.view_as_real(lines)).all()):
         raise ReconstructionError("k-space holds values that are not finite")
+    correction = plan_correction(group, parameters.phase_correction)
+    if correction.phase is not None and group.reversed_counts is not None:
+        lines = correct_lines(lines, counts, group.reversed_counts, measured.index, correction.phase)
 
     model: NoiseModel | None = None
     if parameters.whiten and group.noise is not None:
@@ -83,7 +94,8 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
     if model is not None:
         lines = whiten(lines, model, scale)
     level, is_from_margin = _level_in_data(lines, counts, measured, length, group.readout_extent)
-    noise_std = 1.0 if model is not None else level
+    noise_std = group.readout_noise if model is not None else level
+    level = level / noise_std if model is not None else level
     if model is not None and model.dwell_us > 0 and not all(each > 0 for each in dwell_us):
         warnings.append(
             "The dwell time of image readouts is not known: the noise level of the noise scan is not scaled to them."
@@ -99,7 +111,7 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
             "uncertainties may be too large."
         )
 
-    calibration, is_separate = _calibration(group, measured, lines, counts, model, scale)
+    calibration, is_separate = _calibration(group, measured, lines, counts, model, scale, correction)
     if group.calibration is not None and not is_separate:
         warnings.append(
             f"The separate calibration has fewer than {FEWEST_CALIBRATION_LINES} adjacent lines at its centre; "
@@ -124,7 +136,7 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
         noise_is_measured=model is not None,
         readout_sampled=readout_sampled,
     )
-    return Preparation(prepared, 1 / scale, warnings)
+    return Preparation(prepared, 1 / scale, [*correction.warnings, *warnings], correction.details)
 
 
 class _Lines:
@@ -179,7 +191,13 @@ def _level_in_data(
 
 
 def _calibration(
-    group: Group, measured: _Lines, lines: Tensor, counts: Tensor, whitening: NoiseModel | None, scale: Tensor
+    group: Group,
+    measured: _Lines,
+    lines: Tensor,
+    counts: Tensor,
+    whitening: NoiseModel | None,
+    scale: Tensor,
+    correction: PhaseCorrection,
 ) -> tuple[Complex64[Tensor, "coils cz cy cx"] | None, bool]:
     """The fully sampled centre to estimate sensitivities from: separate lines, flagged lines, or whatever is dense.
 
@@ -191,7 +209,10 @@ def _calibration(
         weights = group.calibration.counts
         box = _centred_box(weights > 0, fewest)
         if box is not None:
-            kspace = _to_device(group.calibration.kspace, str(lines.device))[:, box[0], box[1]]
+            kspace = _to_device(group.calibration.kspace, str(lines.device))
+            if correction.calibration_phase is not None:
+                kspace = correct_calibration(group.calibration, correction.calibration_phase, str(lines.device))
+            kspace = kspace[:, box[0], box[1]]
             weight = torch.from_numpy(np.array(weights[box], np.float32)).to(lines.device)
             mean = kspace / weight[:, :, None]
             return (mean if whitening is None else whiten(mean[None], whitening, scale[:1])[0]), True

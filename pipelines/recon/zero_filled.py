@@ -23,7 +23,7 @@ from pipelines.preprocess.partial_fourier import restore_frames
 from pipelines.preprocess.sensitivities import estimate_maps
 from pipelines.recon.magnitude import magnitude_deviation
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
-from pipelines.registry import ZeroFilledParameters
+from pipelines.registry import PartialFourierMethod, ZeroFilledParameters
 
 DENSITY_WINDOW = 9
 """Lines along z and y over which the density of a pattern without structure is averaged."""
@@ -39,7 +39,7 @@ class ZeroFilled:
 
     def __init__(self, parameters: ZeroFilledParameters, device: str) -> None:
         self._combine = parameters.combine
-        self._partial_fourier = parameters.partial_fourier
+        self._partial_fourier: PartialFourierMethod = parameters.partial_fourier
         self._device = torch.device(device)
 
     def __call__(self, prepared: Prepared) -> Reconstructed:

@@ -153,7 +153,7 @@ def test_error_is_well_below_that_of_zero_filling(fraction, axis, side, n_y, n_x
 
     errors = {method: magnitude_error(restore(zero_filled, coverage, method), truth) for method in METHODS}
 
-    # The rim of the phantom against black is where the phase is known worst; on a brain it is a fifth to a half of this.
+    # The rim of the phantom against black is where the phase is known worst; brains do better.
     assert errors["homodyne"] < 0.7 * magnitude_error(zero_filled, truth)
     assert errors["pocs"] < 0.55 * magnitude_error(zero_filled, truth)
 
