@@ -138,6 +138,8 @@ def solve_gridding(positions: NDArray[np.float64], n_columns: int) -> Gridding:
 
 def on_grid(run: Run, grid: Grid, ledger: Ledger) -> Run:
     """The same readouts on the columns of the grid; those that need nothing as they are."""
+    if grid.ramps is None and not run.is_reversed:
+        return run
     if grid.ramps is not None:
         dwell_us = float(run.headers["sample_time_us"][0])
         found = grid.ramps.gridding(run.n_samples, run.first, run.stop, dwell_us, is_reversed=run.is_reversed)

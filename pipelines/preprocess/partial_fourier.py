@@ -23,6 +23,11 @@ Noise. In the phase p the noise of either method is that of the image filtered b
 `2 M(k) / (M(k) + M(-k))`; exact for constant phase). Out of phase homodyne has none and POCS that of the symmetric
 part, which matters only where there is no signal: `NoiseResponse.channels`. Errors of p itself are not in it.
 
+Zero-filling is the default: both other methods copy the noise of one side to the other. Brain, 8 coils, 5/8, 6/8, 7/8:
+without noise NRMSE 0.040, 0.012, 0.005 zero-filled, 0.003, 0.001, 0.001 by POCS; but 40 measured brain slices, where
+31, 57, 77 % of the missing energy is noise, 0.066, 0.040, 0.024 and 0.075, 0.054, 0.032 (against their own noisy
+images).
+
 Reference: Noll 1991, doi 10.1109/42.79473; Haacke 1991, doi 10.1016/0022-2364(91)90253-P.
 """
 
