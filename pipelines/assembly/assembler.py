@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.calibration import CalibrationStore
 from pipelines.assembly.completion import CompletionRules, Key
-from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey
+from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey, NoiseCovariance
 from pipelines.assembly.grid import CARTESIAN, Cells, Grid
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.assembly.navigators import NavigatorStore
-from pipelines.assembly.noise import NoiseStore
+from pipelines.assembly.noise import NoiseCollector
 from pipelines.assembly.open_group import OpenGroup, Progress
-from pipelines.assembly.ramps import on_grid
+from pipelines.assembly.ramps import first_column, on_grid
 from pipelines.assembly.routing import Route, Run, runs, where
 from pipelines.errors import AssemblyError, BudgetError
 from pipelines.mrd import Acquisitions, Waveform
@@ -53,9 +53,14 @@ class Assembler:
     """
 
     def __init__(
-        self, scan: ScanHeader, grouping: Grouping, slots: SlotSource, limits: AssemblyLimits | None = None
+        self,
+        scan: ScanHeader,
+        grouping: Grouping,
+        slots: SlotSource,
+        limits: AssemblyLimits | None = None,
+        noise: NoiseCovariance | None = None,
     ) -> None:
-        """An assembler without any readout.
+        """An assembler without any readout; `noise` is for a scan that brings no noise readouts of its own.
 
         Raises:
             AssemblyError: no encoding space is Cartesian.
@@ -72,7 +77,7 @@ class Assembler:
         self._open: dict[Key, OpenGroup] = {}
         self._closed: dict[Key, bool] = {}
         self._ready: list[Group] = []
-        self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
+        self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger, noise)
         self._calibration = CalibrationStore(self._limits, self._ledger)
         self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
         self._open_bytes = 0
@@ -151,7 +156,7 @@ class Assembler:
         for ready in self.take_ready():
             ready.release()
         self._open.clear()
-        self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
+        self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger)
         self._calibration = CalibrationStore(self._limits, self._ledger)
         self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
         self._open_bytes = 0
@@ -169,6 +174,11 @@ class Assembler:
     def counts(self) -> Mapping[str, int]:
         """Readouts by what became of them (`Fate`); their sum is the number of readouts that came."""
         return {fate.value: number for fate, number in self._ledger.counts.items()}
+
+    @property
+    def noise(self) -> NoiseCovariance | None:
+        """What the scan's own noise readouts say so far."""
+        return self._noise.covariance()
 
     @property
     def bytes_held(self) -> int:
@@ -223,7 +233,7 @@ class Assembler:
 
     def _fill(self, group: OpenGroup, run: Run, cells: Cells, inside: NDArray[np.bool_] | None) -> None:
         """Put samples into the group, and hand it on at the readout that makes it full."""
-        column = self._column(run, group.grid)
+        column = first_column(run, group.grid, self._ledger)
         samples, headers, averages, is_calibration = run.kept_samples, run.headers, run.averages, run.is_calibration
         if inside is not None:
             samples, headers, averages = samples[inside], headers[inside], averages[inside]
@@ -253,23 +263,6 @@ class Assembler:
                     self._count_late(run.key, len(cells) - start)
                 return
 
-    def _column(self, run: Run, grid: Grid) -> int:
-        """Where the first kept sample belongs: the centre sample goes to index n//2 of x."""
-        n_samples, n_x = run.n_samples, grid.shape[2]
-        start = n_x // 2 - run.center
-        if 0 <= run.center < n_samples and start + run.first >= 0 and start + run.stop <= n_x:
-            return start + run.first
-        if n_samples == n_x and 0 <= run.center < n_samples:
-            # a row as long as the matrix can lie in one way only; writers leave center_sample at 0 (ismrmrd-python's
-            # default)
-            self._ledger.warn(
-                "center", f"{run.where}: centre sample {run.center} does not fit a full row; rows are placed whole"
-            )
-            return run.first
-        raise AssemblyError(
-            f"{run.where}: {n_samples} samples with centre {run.center} do not fit into the encoded matrix of {n_x}"
-        )
-
     # -- opening and handing on --------------------------------------------------------------------------------------
 
     def _arrive(self, run: Run) -> None:
@@ -290,7 +283,7 @@ class Assembler:
                 f"{run.where}: {len(self._open)} unfinished groups and this one need more than "
                 f"{self._limits.max_open_bytes} bytes"
             )
-        self._column(run, grid)  # nothing is taken for a readout that cannot be placed
+        first_column(run, grid, self._ledger)  # nothing is taken for a readout that cannot be placed
         group = OpenGroup(GroupKey(*run.key), grid, self._slots.take(n_bytes), n_coils)
         group.visits = 1
         self._open[run.key] = group
@@ -321,7 +314,8 @@ class Assembler:
                 is_complete=progress.missing == 0,
                 expected_lines=progress.promised,
                 calibration=calibration,
-                noise=self._noise.final_scan(),
+                noise=self._noise.final(group.n_coils),
+                dwell_us=group.dwell_us(),
                 reversed_counts=group.reversed_counts(),
                 navigators=self._navigators.take_for(group.key),
                 readout_noise=group.readout_noise,

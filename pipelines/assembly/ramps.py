@@ -1,4 +1,4 @@
-"""Readouts that do not lie on the columns of the grid as they come: reversed ones, and those sampled on gradient ramps.
+"""Which columns of the grid a readout lies on; reversed ones, and those sampled on gradient ramps, brought onto them.
 
 Reversed: `routing.py` has turned them round about their centre sample. A full row with an even number of samples whose
 centre sample is n//2 then reaches one sample beyond the grid (-n/2+1 to n/2 instead of -n/2 to n/2-1); that sample goes
@@ -152,6 +152,26 @@ def on_grid(run: Run, grid: Grid, ledger: Ledger) -> Run:
     if run.is_reversed and sticks_out and (run.first, run.stop) == (0, n_columns) and run.n_samples == n_columns:
         return replace(run, samples=np.roll(run.samples, 8, axis=2), center=n_columns // 2)
     return run
+
+
+def first_column(run: Run, grid: Grid, ledger: Ledger) -> int:
+    """Where the first kept sample belongs: the centre sample goes to index n//2 of x.
+
+    Raises:
+        AssemblyError: the samples do not fit into the matrix.
+    """
+    n_samples, n_x = run.n_samples, grid.shape[2]
+    start = n_x // 2 - run.center
+    if 0 <= run.center < n_samples and start + run.first >= 0 and start + run.stop <= n_x:
+        return start + run.first
+    if n_samples == n_x and 0 <= run.center < n_samples:
+        # a row as long as the matrix can lie in one way only; writers leave center_sample at 0 (ismrmrd-python's
+        # default)
+        ledger.warn("center", f"{run.where}: centre sample {run.center} does not fit a full row; rows are placed whole")
+        return run.first
+    raise AssemblyError(
+        f"{run.where}: {n_samples} samples with centre {run.center} do not fit into the encoded matrix of {n_x}"
+    )
 
 
 def _gridded(run: Run, grid: Grid, gridding: Gridding, ledger: Ledger) -> Run:

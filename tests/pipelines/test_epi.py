@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.assembly.assembler import Assembler
 from pipelines.assembly.buffer import HeapSlots
-from pipelines.assembly.frame import Grouping, NoiseScan
+from pipelines.assembly.frame import Grouping, NoiseCovariance
 from pipelines.mrd import ACQUISITION_HEADER, AcquisitionFlag, Acquisitions
 from pipelines.phantom import birdcage_coils, head_phantom, smooth_phase
 from pipelines.pipeline import Pipeline
@@ -275,7 +275,7 @@ def test_uncertainty_follows_the_noise_through_the_ramps(rng):
     outputs = []
     for _ in range(40):
         (group,), _ = assemble(epi.scan(positions=positions), scan)
-        noise_scan = NoiseScan(samples.astype(np.complex64), 5.0)  # of the dwell time of the image
+        noise_scan = NoiseCovariance.of(samples.astype(np.complex64), 5.0)  # of the dwell time of the image
         outputs.append(pipeline(dataclasses.replace(group, noise=noise_scan), {}).images)
 
     empirical = np.std([magnitude.pixels[0, 0] for magnitude, _ in outputs], axis=0)
