@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "echotrain.pipelines"
 
+PartialFourierMethod = Literal["zero_fill", "homodyne", "pocs"]
+
 
 class AnyParameters(BaseModel):
     """What the parameters of all pipelines have in common: unknown ones are refused, and none changes."""
@@ -89,6 +91,16 @@ class Parameters(AnyParameters):
             raise ValueError("must be 0 or at least 2")
         return value
 
+    partial_fourier: PartialFourierMethod = Field(
+        "zero_fill",
+        description="What becomes of the side of k-space that was not measured (partial Fourier along y or z, "
+        "asymmetric echo): left zero, or restored assuming a smooth phase of the image, by homodyne or by projections.",
+    )
+    phase_correction: Literal["none", "linear"] = Field(
+        "linear",
+        description="Phase of reversed readouts in images that mix both directions (EPI), from the phase-correction "
+        "readouts of the scan: constant and linear along the readout.",
+    )
     parts: tuple[Part, ...] = Field(
         (Part.MAGNITUDE,),
         min_length=1,

@@ -22,16 +22,18 @@ from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.calibration import CalibrationStore
 from pipelines.assembly.completion import FLAG_FRACTION, CompletionRules, Key
 from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey, NoiseCovariance
-from pipelines.assembly.grid import Cells, Grid
+from pipelines.assembly.grid import CARTESIAN, Cells, Grid
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
+from pipelines.assembly.navigators import NavigatorStore
 from pipelines.assembly.noise import NoiseCollector
 from pipelines.assembly.open_group import OpenGroup
+from pipelines.assembly.ramps import first_column, on_grid
 from pipelines.assembly.routing import Route, Run, runs, where
 from pipelines.assembly.waveforms import WaveformStore
 from pipelines.errors import AssemblyError, BudgetError
 from pipelines.mrd import Acquisitions, Waveform
-from pipelines.scan_header import ScanHeader, TrajectoryType
+from pipelines.scan_header import ScanHeader
 
 FEWEST_STRAYS = 100
 """Readouts out of range that are always forgiven, before `AssemblyLimits.max_out_of_range_fraction` counts."""
@@ -79,13 +81,14 @@ class Assembler:
         self._ready: list[Group] = []
         self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger, noise)
         self._calibration = CalibrationStore(self._limits, self._ledger)
+        self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
         self._open_bytes = 0
         self._n_unfinished = 0
         self._n_coils: int | None = None
-        if all(encoding.trajectory is not TrajectoryType.CARTESIAN for encoding in scan.encodings):
+        if all(encoding.trajectory not in CARTESIAN for encoding in scan.encodings):
             self._grid(0)
         for number, encoding in enumerate(scan.encodings):
-            if encoding.trajectory is TrajectoryType.CARTESIAN:
+            if encoding.trajectory in CARTESIAN:
                 self._check_group_bytes(self._grid(number), scan.receiver_channels or 1)
 
     # -- what the session calls --------------------------------------------------------------------------------------
@@ -107,6 +110,8 @@ class Assembler:
             for run in runs(batch):
                 if run.route is Route.KEPT_OUT:
                     self._ledger.count(Fate.KEPT_OUT, len(run))
+                elif run.route is Route.NAVIGATOR:
+                    self._navigators.add(run, self._grids.get(run.key[0]))
                 else:
                     self._follow(run)
             self._check_strays()
@@ -138,10 +143,11 @@ class Assembler:
             raise AssemblyError(
                 f"none of {self._ledger.counts[Fate.OUT_OF_RANGE]} readouts lies inside the header's encoding limits"
             )
-        useless = self._ledger.counts[Fate.KEPT_OUT] + self._ledger.counts[Fate.CALIBRATION]
+        useless = sum(self._ledger.counts[fate] for fate in (Fate.KEPT_OUT, Fate.CALIBRATION, Fate.NAVIGATOR))
         if useless and not self._ledger.counts[Fate.IMAGING]:
             self._ledger.warn("no image", f"none of {useless} readouts was for an image, so there are no images")
         self._calibration = CalibrationStore(self._limits, self._ledger)
+        self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
         return self.take_ready()
 
     def abandon(self) -> None:
@@ -153,6 +159,7 @@ class Assembler:
         self._open.clear()
         self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger)
         self._calibration = CalibrationStore(self._limits, self._ledger)
+        self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
         self._open_bytes = 0
         self.waveforms.clear()
 
@@ -177,8 +184,9 @@ class Assembler:
 
     @property
     def bytes_held(self) -> int:
-        """Memory of open groups, calibration lines, noise and waveforms."""
-        return self._open_bytes + self._noise.n_bytes + self._calibration.n_bytes + self.waveforms.n_bytes
+        """Memory of open groups, calibration and phase-correction lines, noise and waveforms."""
+        stores = (self._noise, self._calibration, self._navigators, self.waveforms)
+        return self._open_bytes + sum(store.n_bytes for store in stores)
 
     # -- one run of readouts -----------------------------------------------------------------------------------------
 
@@ -195,9 +203,10 @@ class Assembler:
         elif run.route is Route.NOISE:
             self._noise.add(run)
         elif run.route is Route.CALIBRATION and not self._grid(run.key[0]).is_embedded:
-            self._calibration.add(run, self._grid(run.key[0]), self._limits.max_open_bytes - self.bytes_held)
+            grid = self._grid(run.key[0])
+            self._calibration.add(on_grid(run, grid, self._ledger), grid, self._limits.max_open_bytes - self.bytes_held)
         else:
-            self._place(run)
+            self._place(on_grid(run, self._grid(run.key[0]), self._ledger))
 
     def _place(self, run: Run) -> None:
         grid, group = self._grid(run.key[0]), self._open.get(run.key)
@@ -227,11 +236,12 @@ class Assembler:
 
     def _fill(self, group: OpenGroup, run: Run, cells: Cells, inside: NDArray[np.bool_] | None) -> None:
         """Put samples into the group, and hand it on at the readout that makes it full."""
-        column = self._column(run, group.grid)
+        column = first_column(run, group.grid, self._ledger)
         samples, headers, averages, is_calibration = run.kept_samples, run.headers, run.averages, run.is_calibration
         if inside is not None:
             samples, headers, averages = samples[inside], headers[inside], averages[inside]
             is_calibration = None if is_calibration is None else is_calibration[inside]
+        group.readout_noise = run.noise
         start = 0
         while start < len(cells):
             part = slice(start, min(start + max(group.until_check, 1), len(cells)))
@@ -243,6 +253,8 @@ class Assembler:
             wrong = group.add(cells[part], samples[part], column, headers[part])
             n_wrong = 0 if wrong is None else len(wrong)
             self._ledger.count(Fate.IMAGING, part.stop - part.start - n_wrong)
+            if run.is_reversed:
+                group.mark_reversed(cells[part] if wrong is None else np.delete(cells[part], wrong))
             if wrong is not None:
                 line = int(headers["idx"]["kspace_encode_step_1"][part][wrong[0]])
                 text = f"{where(run.key)}, line {line}: lines with NaN or infinite samples are left out"
@@ -253,23 +265,6 @@ class Assembler:
                 if start < len(cells):
                     self._count_late(run.key, len(cells) - start)
                 return
-
-    def _column(self, run: Run, grid: Grid) -> int:
-        """Where the first kept sample belongs: the centre sample goes to index n//2 of x."""
-        n_samples, n_x = run.n_samples, grid.shape[2]
-        start = n_x // 2 - run.center
-        if 0 <= run.center < n_samples and start + run.first >= 0 and start + run.stop <= n_x:
-            return start + run.first
-        if n_samples == n_x and 0 <= run.center < n_samples:
-            # a row as long as the matrix can lie in one way only; writers leave center_sample at 0 (ismrmrd-python's
-            # default)
-            self._ledger.warn(
-                "center", f"{run.where}: centre sample {run.center} does not fit a full row; rows are placed whole"
-            )
-            return run.first
-        raise AssemblyError(
-            f"{run.where}: {n_samples} samples with centre {run.center} do not fit into the encoded matrix of {n_x}"
-        )
 
     # -- opening and handing on --------------------------------------------------------------------------------------
 
@@ -290,7 +285,7 @@ class Assembler:
                 f"{run.where}: {len(self._open)} unfinished groups and this one need more than "
                 f"{self._limits.max_open_bytes} bytes"
             )
-        self._column(run, grid)  # nothing is taken for a readout that cannot be placed
+        first_column(run, grid, self._ledger)  # nothing is taken for a readout that cannot be placed
         group = OpenGroup(GroupKey(*run.key), grid, self._slots.take(n_bytes), run.n_coils)
         group.visits = 1
         self._open[run.key] = group
@@ -322,6 +317,9 @@ class Assembler:
                 noise=self._noise.final(group.n_coils),
                 waveforms=self.waveforms.between(group.time_span),
                 dwell_us=group.dwell_us(),
+                reversed_counts=group.reversed_counts(),
+                navigators=self._navigators.take_for(group.key),
+                readout_noise=group.readout_noise,
                 slots=(group.slot, *slots),
             )
         )

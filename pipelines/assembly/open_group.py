@@ -48,6 +48,7 @@ class OpenGroup:
         visits: how often the stream came (back) to this group; 1 means that it has not been interleaved.
         flagged_average: average counter of the readout that carried a LAST flag, or None.
         time_span: least and greatest acquisition time stamp of the readouts.
+        readout_noise: `Group.readout_noise` of the last readout.
         until_check: readouts until the group can be full, and is worth looking at.
     """
 
@@ -61,6 +62,7 @@ class OpenGroup:
         self._lines: NDArray[np.complex64] = slot.data.view(np.complex64).reshape(z * y, n_coils, x)
         self._counts = np.zeros(z * y, np.float32)
         self._is_calibration = np.zeros(z * y, np.bool_)
+        self._reversed: NDArray[np.float32] | None = None
         self._extent: tuple[int, int] | None = None
         self._nearest: tuple[int, NDArray[np.void]] | None = None
         self._dwell_us: np.float32 | None = None
@@ -70,6 +72,7 @@ class OpenGroup:
         self.visits = 0
         self.flagged_average: int | None = None
         self.time_span = (0xFFFF_FFFF, 0)
+        self.readout_noise = 1.0
         self.until_check = grid.fewest_lines * grid.averages
 
     # -- filling -----------------------------------------------------------------------------------------------------
@@ -106,6 +109,12 @@ class OpenGroup:
     def mark_calibration(self, cells: Cells) -> None:
         """Note that these lines are for calibration as well."""
         self._is_calibration[cells] = True
+
+    def mark_reversed(self, cells: Cells) -> None:
+        """Note that one readout of each of these lines, which may repeat, was reversed."""
+        if self._reversed is None:
+            self._reversed = np.zeros_like(self._counts)
+        np.add.at(self._reversed, cells, 1.0)
 
     def _copy(self, place: Place, samples: NDArray[np.uint8], column: int) -> NDArray[np.bool_] | None:
         """Copy into lines not measured before; the mask of finite readouts, or None when all are."""
@@ -218,6 +227,10 @@ class OpenGroup:
     def counts(self) -> NDArray[np.float32]:
         """`(1, z, y)`."""
         return self._counts.reshape(1, *self.grid.shape[:2])
+
+    def reversed_counts(self) -> NDArray[np.float32] | None:
+        """`(1, z, y)`; None when no readout was reversed."""
+        return None if self._reversed is None else self._reversed.reshape(1, *self.grid.shape[:2])
 
     def dwell_us(self) -> NDArray[np.float32] | None:
         """`(1, z, y)`, harmonic mean over the readouts of each line, 0 where unknown; None when all are alike."""
