@@ -1,0 +1,254 @@
+"""One scan from a stream through a pipeline into a stream, as `gadgetron --from_stream` does it.
+
+    events -> selection, intake (as in a session) -> groups -> executor -> images -> sink
+
+Reading waits while a group is reconstructed, so no more is held than the groups that are open and the messages of one
+piece of input. The end says what happened: images as they are done, then CLOSE; after an error the images that were
+complete, the error as TEXT, and no CLOSE, so that nobody takes the output for whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from pipelines.assembly.frame import Group
+from pipelines.emission import SeriesScaler
+from pipelines.errors import PipelineError
+from pipelines.mrd import Acquisitions, Image, Waveform
+from pipelines.scan_header import ScanHeader, parse_scan_header
+from server.config import Settings
+from server.errors import ClientError, OutputClosedError, ProtocolError, ServerError
+from server.execution.executor import Executor, Job
+from server.intake import Intake, NothingIntake, intake_for
+from server.logs import printable
+from server.metrics import product_version
+from server.outcome import TEXT_LENGTH, error_text
+from server.selection import Selection, refine, select
+from server.streams import ImageSink
+from server.wire.messages import Close, ConfigFile, ConfigText, Event, Header, PeerError, Query, Response, Text
+
+
+@dataclass(slots=True)
+class Tally:
+    """How much came and went."""
+
+    acquisitions: int = 0
+    groups: int = 0
+    images: int = 0
+
+
+class StreamRecon:
+    """One scan.
+
+    Attributes:
+        tally: how much came and went so far.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        executor: Executor,
+        loop: asyncio.Runner,
+        sink: ImageSink,
+        warn: Callable[[str], None],
+        *,
+        pipeline: str | None = None,
+        parameters: Mapping[str, object] | None = None,
+    ) -> None:
+        """Get ready for a scan.
+
+        Args:
+            settings: pipelines and limits.
+            executor: where groups are reconstructed; started.
+            loop: where its coroutines run.
+            sink: where images go.
+            warn: told each sentence once; they are not part of the output.
+            pipeline: pipeline or alias; wins over what the stream says, which wins over the default of the settings.
+            parameters: of whichever pipeline is chosen.
+
+        Raises:
+            UnknownPipelineError: no such pipeline.
+            ParameterError: one of the parameters does not fit.
+        """
+        self.tally = Tally()
+        self._settings = settings
+        self._executor = executor
+        self._loop = loop
+        self._sink = sink
+        self._tell = warn
+        self._told: set[str] = set()
+        self._parameters = dict(parameters or {})
+        self._is_chosen = pipeline is not None
+        self._selection = self._select(settings.pipelines.default if pipeline is None else pipeline)
+        self._scan: ScanHeader | None = None
+        self._has_header = False
+        self._intake: Intake = NothingIntake()
+        self._scaler: SeriesScaler | None = None
+        self._session = secrets.token_hex(8)
+
+    def run(self, events: Iterable[Event]) -> Tally:
+        """Reconstruct the scan and write its images.
+
+        Raises:
+            ServerError, PipelineError: what ended it early; the sink has been told.
+        """
+        try:
+            for event in events:
+                self._handle(event)
+            self._check_result()
+            self._sink.close()
+        except OutputClosedError:
+            raise
+        except Exception as error:
+            self._end_badly(error)
+            raise
+        finally:
+            self._intake.abandon()
+        return self.tally
+
+    def _end_badly(self, error: Exception) -> None:
+        """Write what was complete, then why there is no more."""
+        with suppress(OutputClosedError):
+            try:
+                # The readouts that came together with the bad one may have completed groups.
+                self._reconstruct(self._intake.take_ready())
+            except (ServerError, PipelineError) as later:
+                self._warn(str(later))
+            self._sink.text(error_text(error))
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Acquisitions():
+                self._require_header("readouts")
+                self.tally.acquisitions += len(event)
+                self._reconstruct(self._intake.acquisitions(event))
+            case Waveform():
+                self._require_header("waveforms")
+                self._intake.waveform(event)
+            case Image():
+                self._require_header("images")
+                self._reconstruct(self._intake.image(event))
+            case ConfigFile(name) | ConfigText(name):
+                self._take_configuration(name)
+            case Header():
+                self._take_header(event)
+            case Text():
+                self._take_text(event)
+            case Close():
+                self._take_close(event)
+            case PeerError(text):
+                raise ProtocolError(f"the input says that its writer failed: {printable(text, TEXT_LENGTH)}")
+            case Query() | Response():
+                self._warn("a query or response in the input is left out: a stream has nobody to answer")
+
+    def _require_header(self, what: str) -> None:
+        if not self._has_header:
+            raise ProtocolError(f"{what} came before a scan header, which a reconstruction needs first")
+
+    def _select(self, text: str) -> Selection:
+        return self._with_parameters(select(text, self._settings.pipelines))
+
+    def _with_parameters(self, selection: Selection) -> Selection:
+        if not self._parameters:
+            return selection
+        text = json.dumps({"parameters": self._parameters})
+        refined = refine(text, selection, self._settings.pipelines)
+        return replace(refined, warnings=selection.warnings + refined.warnings)
+
+    def _take_configuration(self, text: str) -> None:
+        if self._is_chosen:
+            self._warn("the configuration in the input is left out: the command line names a pipeline")
+            return
+        self._selection = self._select(text)
+        self._warn_of_selection()
+
+    def _warn_of_selection(self) -> None:
+        for warning in self._selection.warnings:
+            self._warn(warning)
+
+    def _take_header(self, event: Header) -> None:
+        self._has_header = True
+        if self._selection.entry is not None:
+            self._scan = parse_scan_header(event.xml, max_bytes=self._settings.limits.xml_bytes)
+            if self._settings.emission.pixels == "uint16":
+                bits = self._scan.bits_stored
+                self._scaler = SeriesScaler() if bits is None else SeriesScaler(min(bits, 16))
+        self._begin_intake()
+        self._sink.header(event.xml)
+
+    def _begin_intake(self) -> None:
+        limits = self._settings.limits.for_assembly()
+        self._intake = intake_for(self._selection, self._scan, self._executor.slots, limits)
+
+    def _take_text(self, event: Text) -> None:
+        if not event.text.lstrip().startswith("{"):
+            self._sink.text(event.text)
+        elif self._is_chosen:
+            self._warn("the configuration in the input is left out: the command line names a pipeline")
+        elif self._has_header and not self.tally.acquisitions:
+            self._selection = self._with_parameters(refine(event.text, self._selection, self._settings.pipelines))
+            self._warn_of_selection()
+            self._begin_intake()
+        else:
+            self._warn("a JSON configuration is read only right behind the header, before the first data; ignored")
+
+    def _take_close(self, event: Close) -> None:
+        if not self._has_header:
+            raise ProtocolError(
+                "the input ended before a scan header came",
+                kind="truncated",
+                advice="Give a stream of MRD version 1; `echotrain convert scan.h5 -` makes one from a file.",
+            )
+        if not event.announced:
+            self._warn("the input ended without CLOSE; taken as the end of the scan")
+        self._reconstruct(self._intake.finish())
+
+    def _check_result(self) -> None:
+        if self._selection.entry is not None and not self.tally.images:
+            raise ClientError(
+                f"{self.tally.acquisitions} readouts came, but nothing that makes an image",
+                advice="Look at the scan with `echotrain inspect`.",
+            )
+
+    def _reconstruct(self, groups: Sequence[Group]) -> None:
+        """Reconstruct groups in order and write their images at once; the memory of all is given back."""
+        for warning in self._intake.take_warnings():
+            self._warn(warning)
+        try:
+            for group in groups:
+                self._reconstruct_group(group)
+        finally:
+            for group in groups:
+                group.release()
+
+    def _reconstruct_group(self, group: Group) -> None:
+        if self._selection.entry is None:
+            return
+        self.tally.groups += 1
+        provenance = {"ReconSoftwareVersion": product_version(), "ReconSession": self._session}
+        job = Job(self._session, self._selection.entry.name, self._selection.parameters, group, provenance)
+        result = self._loop.run(self._executor.run(job))
+        group.release()
+        for warning in result.warnings:
+            self._warn(warning)
+        for image in result.images:
+            self._sink.image(self._in_stored_units(image))
+            self.tally.images += 1
+
+    def _in_stored_units(self, image: Image) -> Image:
+        if self._scaler is None:
+            return image
+        stored = self._scaler(image)
+        for warning in self._scaler.take_warnings():
+            self._warn(warning)
+        return stored
+
+    def _warn(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(printable(text, TEXT_LENGTH))
