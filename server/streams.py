@@ -86,8 +86,8 @@ class Output:
             OutputClosedError: nobody reads any more.
             FileError: they cannot be kept.
         """
-        rest = memoryview(data).cast("B")
-        size = len(rest)
+        size = memoryview(data).nbytes
+        rest = memoryview(data).cast("B") if size else memoryview(b"")
         try:
             while rest:
                 rest = rest[self._target.write(rest) or 0 :]
