@@ -20,6 +20,7 @@ from pipelines.assembly.frame import Group
 from pipelines.emission import SeriesScaler
 from pipelines.errors import PipelineError
 from pipelines.mrd import Acquisitions, Image, Waveform
+from pipelines.registry import PipelineEntry
 from pipelines.scan_header import ScanHeader, parse_scan_header
 from server.config import Settings
 from server.errors import ClientError, OutputClosedError, ProtocolError, ServerError
@@ -84,7 +85,8 @@ class StreamRecon:
         self._told: set[str] = set()
         self._parameters = dict(parameters or {})
         self._is_chosen = pipeline is not None
-        self._selection = self._select(settings.pipelines.default if pipeline is None else pipeline)
+        # Without a name the stream may still choose, up to its header; parameters may fit only what it chooses.
+        self._selection: Selection | None = None if pipeline is None else self._select(pipeline)
         self._scan: ScanHeader | None = None
         self._has_header = False
         self._intake: Intake = NothingIntake()
@@ -164,16 +166,18 @@ class StreamRecon:
         if self._is_chosen:
             self._warn("the configuration in the input is left out: the command line names a pipeline")
             return
-        self._selection = self._select(text)
-        self._warn_of_selection()
+        self._choose(self._select(text))
 
-    def _warn_of_selection(self) -> None:
-        for warning in self._selection.warnings:
+    def _choose(self, selection: Selection) -> None:
+        self._selection = selection
+        for warning in selection.warnings:
             self._warn(warning)
 
     def _take_header(self, event: Header) -> None:
         self._has_header = True
-        if self._selection.entry is not None:
+        if self._selection is None:
+            self._choose(self._select(self._settings.pipelines.default))
+        if self._entry is not None:
             self._scan = parse_scan_header(event.xml, max_bytes=self._settings.limits.xml_bytes)
             if self._settings.emission.pixels == "uint16":
                 bits = self._scan.bits_stored
@@ -181,18 +185,22 @@ class StreamRecon:
         self._begin_intake()
         self._sink.header(event.xml)
 
+    @property
+    def _entry(self) -> PipelineEntry | None:
+        return None if self._selection is None else self._selection.entry
+
     def _begin_intake(self) -> None:
-        limits = self._settings.limits.for_assembly()
-        self._intake = intake_for(self._selection, self._scan, self._executor.slots, limits)
+        if self._selection is not None:
+            limits = self._settings.limits.for_assembly()
+            self._intake = intake_for(self._selection, self._scan, self._executor.slots, limits)
 
     def _take_text(self, event: Text) -> None:
         if not event.text.lstrip().startswith("{"):
             self._sink.text(event.text)
         elif self._is_chosen:
             self._warn("the configuration in the input is left out: the command line names a pipeline")
-        elif self._has_header and not self.tally.acquisitions:
-            self._selection = self._with_parameters(refine(event.text, self._selection, self._settings.pipelines))
-            self._warn_of_selection()
+        elif self._selection is not None and self._has_header and not self.tally.acquisitions:
+            self._choose(self._with_parameters(refine(event.text, self._selection, self._settings.pipelines)))
             self._begin_intake()
         else:
             self._warn("a JSON configuration is read only right behind the header, before the first data; ignored")
@@ -209,7 +217,7 @@ class StreamRecon:
         self._reconstruct(self._intake.finish())
 
     def _check_result(self) -> None:
-        if self._selection.entry is not None and not self.tally.images:
+        if self._entry is not None and not self.tally.images:
             raise ClientError(
                 f"{self.tally.acquisitions} readouts came, but nothing that makes an image",
                 advice="Look at the scan with `echotrain inspect`.",
@@ -227,7 +235,7 @@ class StreamRecon:
                 group.release()
 
     def _reconstruct_group(self, group: Group) -> None:
-        if self._selection.entry is None:
+        if self._selection is None or self._selection.entry is None:
             return
         self.tally.groups += 1
         provenance = {"ReconSoftwareVersion": product_version(), "ReconSession": self._session}

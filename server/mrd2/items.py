@@ -76,7 +76,8 @@ def readouts_to_version_2(batch: Acquisitions, losses: Losses) -> Iterator[Any]:
     trajectory: NDArray[np.float32] | None = None
     if batch.trajectory is not None:
         values = np.ascontiguousarray(batch.trajectory).view(np.float32)
-        trajectory = values.reshape(len(batch), batch.n_samples, -1).transpose(0, 2, 1)
+        dimensions = int(batch.headers["trajectory_dimensions"][0]) if len(batch) else 0
+        trajectory = values.reshape(len(batch), batch.n_samples, dimensions).transpose(0, 2, 1)
     for number, header in enumerate(batch.headers):
         track = np.zeros((0, 0), np.float32) if trajectory is None else np.ascontiguousarray(trajectory[number])
         head = _readout_header(header, losses)
@@ -191,7 +192,7 @@ def readout_to_version_1(acquisition: mrd.Acquisition, losses: Losses) -> Acquis
     header["user_float"] = _first(head.user_float, 8, "readouts: user_float", losses)
     samples = np.ascontiguousarray(acquisition.data, np.complex64)[None]
     track = acquisition.trajectory
-    if not track.size:
+    if track.shape[0] == 0 or (track.size == 0 and n_samples):
         return Acquisitions.from_arrays(headers, samples)
     if track.shape[1] != n_samples:
         raise ConversionError(f"a readout of {n_samples} samples has a trajectory of {track.shape[1]}")
