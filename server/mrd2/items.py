@@ -4,8 +4,8 @@ The same fields in both, so time stamps, user values and flags are carried bit f
 except that those forget waveform_id). Differences, all noted where they lose something:
 
  1. Version 1 has `channel_mask`, version 2 `channel_order`. A mask of as many bits as there are channels becomes the
-    list of their numbers and comes back. No mask, and a mask of the first channels, are both the list 0, 1, ... and
-    come back as no mask.
+    list of their numbers and comes back. No mask (what many writers leave) means the first channels, is the list
+    0, 1, ..., and comes back as the mask that says so.
  2. `available_channels` exists in version 1 only; from version 2 it is the number of channels.
  3. Optional values of version 2 that are absent are 0 in version 1, except `center_sample`: 0 would mean a readout
     that begins at the centre of k-space, so the middle of the samples is put there.
@@ -202,7 +202,7 @@ def readout_to_version_1(acquisition: mrd.Acquisition, losses: Losses) -> Acquis
 
 def _channel_mask(order: list[int], n_channels: int, losses: Losses) -> NDArray[np.uint64]:
     bits = np.zeros(_MASK_BITS, np.uint8)
-    if order and order != list(range(n_channels)):
+    if order:
         if len(order) == n_channels and order == sorted(set(order)) and order[-1] < _MASK_BITS:
             bits[order] = 1
         else:
