@@ -17,10 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pipelines.assembly.frame import Group
-from pipelines.emission import SeriesScaler
-from pipelines.errors import PipelineError
+from pipelines.errors import HeaderError, PipelineError
+from pipelines.image_group import ImageGroup
 from pipelines.mrd import Acquisitions, Image, Waveform
 from pipelines.registry import PipelineEntry
+from pipelines.scaling import SeriesScaler
 from pipelines.scan_header import ScanHeader, parse_scan_header
 from server.config import Settings
 from server.errors import ClientError, OutputClosedError, ProtocolError, ServerError
@@ -39,8 +40,15 @@ class Tally:
     """How much came and went."""
 
     acquisitions: int = 0
+    waveforms: int = 0
+    images_in: int = 0
     groups: int = 0
     images: int = 0
+
+    @property
+    def has_data(self) -> bool:
+        """Whether anything came that is not text."""
+        return bool(self.acquisitions or self.waveforms or self.images_in)
 
 
 class StreamRecon:
@@ -87,8 +95,8 @@ class StreamRecon:
         self._is_chosen = pipeline is not None
         # Without a name the stream may still choose, up to its header; parameters may fit only what it chooses.
         self._selection: Selection | None = None if pipeline is None else self._select(pipeline)
-        self._scan: ScanHeader | None = None
-        self._has_header = False
+        self._xml: bytes | None = None
+        self._header_error: HeaderError | None = None
         self._intake: Intake = NothingIntake()
         self._scaler: SeriesScaler | None = None
         self._session = secrets.token_hex(8)
@@ -124,6 +132,8 @@ class StreamRecon:
             self._sink.text(error_text(error))
 
     def _handle(self, event: Event) -> None:
+        if self._header_error is not None and not isinstance(event, Text):
+            raise self._header_error
         match event:
             case Acquisitions():
                 self._require_header("readouts")
@@ -131,14 +141,16 @@ class StreamRecon:
                 self._reconstruct(self._intake.acquisitions(event))
             case Waveform():
                 self._require_header("waveforms")
+                self.tally.waveforms += 1
                 self._intake.waveform(event)
             case Image():
-                self._require_header("images")
-                self._reconstruct(self._intake.image(event))
+                self._take_image(event)
             case ConfigFile(name) | ConfigText(name):
                 self._take_configuration(name)
-            case Header():
-                self._take_header(event)
+            case Header(xml):
+                self._xml = xml
+                self._begin_intake()
+                self._sink.header(xml)
             case Text():
                 self._take_text(event)
             case Close():
@@ -149,8 +161,17 @@ class StreamRecon:
                 self._warn("a query or response in the input is left out: a stream has nobody to answer")
 
     def _require_header(self, what: str) -> None:
-        if not self._has_header:
+        if self._xml is None:
             raise ProtocolError(f"{what} came before a scan header, which a reconstruction needs first")
+
+    def _take_image(self, image: Image) -> None:
+        if self._xml is None and not self.tally.images_in:
+            # Images need no header, where the pipeline is one for images.
+            self._begin_intake()
+            if self._entry is not None and not self._entry.takes_images:
+                self._require_header("images")
+        self.tally.images_in += 1
+        self._reconstruct(self._intake.image(image))
 
     def _select(self, text: str) -> Selection:
         return self._with_parameters(select(text, self._settings.pipelines))
@@ -173,40 +194,50 @@ class StreamRecon:
         for warning in selection.warnings:
             self._warn(warning)
 
-    def _take_header(self, event: Header) -> None:
-        self._has_header = True
-        if self._selection is None:
-            self._choose(self._select(self._settings.pipelines.default))
-        if self._entry is not None:
-            self._scan = parse_scan_header(event.xml, max_bytes=self._settings.limits.xml_bytes)
-            if self._settings.emission.pixels == "uint16":
-                bits = self._scan.bits_stored
-                self._scaler = SeriesScaler() if bits is None else SeriesScaler(min(bits, 16))
-        self._begin_intake()
-        self._sink.header(event.xml)
-
     @property
     def _entry(self) -> PipelineEntry | None:
         return None if self._selection is None else self._selection.entry
 
     def _begin_intake(self) -> None:
-        if self._selection is not None:
-            limits = self._settings.limits.for_assembly()
-            self._intake = intake_for(self._selection, self._scan, self._executor.slots, limits)
+        """Choose where data go, by the same rules as a session; an impossible header fails here."""
+        if self._selection is None:
+            self._choose(self._select(self._settings.pipelines.default))
+        self._intake, self._scaler, self._header_error = NothingIntake(), None, None
+        if self._selection is None or self._entry is None:
+            return
+        scan = None if self._xml is None else self._parse_header(self._xml, takes_images=self._entry.takes_images)
+        if self._settings.emission.pixels == "uint16" and scan is not None and not self._entry.takes_images:
+            self._scaler = SeriesScaler() if scan.bits_stored is None else SeriesScaler(min(scan.bits_stored, 16))
+        limits = self._settings.limits.for_assembly()
+        self._intake = intake_for(self._selection, scan, self._executor.slots, limits)
+
+    def _parse_header(self, xml: bytes, *, takes_images: bool) -> ScanHeader | None:
+        try:
+            return parse_scan_header(xml, max_bytes=self._settings.limits.xml_bytes)
+        except HeaderError as error:
+            if takes_images:
+                # Writers of images without a header put a sentence in its place.
+                self._warn(f"the header is not used: {error}")
+            elif xml.lstrip().startswith(b"<"):
+                raise
+            else:
+                # The JSON configuration behind it may yet choose a pipeline for images, which needs no header.
+                self._header_error = error
+            return None
 
     def _take_text(self, event: Text) -> None:
         if not event.text.lstrip().startswith("{"):
             self._sink.text(event.text)
         elif self._is_chosen:
             self._warn("the configuration in the input is left out: the command line names a pipeline")
-        elif self._selection is not None and self._has_header and not self.tally.acquisitions:
+        elif self._selection is not None and self._xml is not None and not self.tally.has_data:
             self._choose(self._with_parameters(refine(event.text, self._selection, self._settings.pipelines)))
             self._begin_intake()
         else:
             self._warn("a JSON configuration is read only right behind the header, before the first data; ignored")
 
     def _take_close(self, event: Close) -> None:
-        if not self._has_header:
+        if self._xml is None and not self.tally.images_in:
             raise ProtocolError(
                 "the input ended before a scan header came",
                 kind="truncated",
@@ -218,12 +249,13 @@ class StreamRecon:
 
     def _check_result(self) -> None:
         if self._entry is not None and not self.tally.images:
+            came = f"{self.tally.acquisitions} readouts and {self.tally.images_in} images came"
             raise ClientError(
-                f"{self.tally.acquisitions} readouts came, but nothing that makes an image",
+                f"{came}, but nothing to make an image of",
                 advice="Look at the scan with `echotrain inspect`.",
             )
 
-    def _reconstruct(self, groups: Sequence[Group]) -> None:
+    def _reconstruct(self, groups: Sequence[Group | ImageGroup]) -> None:
         """Reconstruct groups in order and write their images at once; the memory of all is given back."""
         for warning in self._intake.take_warnings():
             self._warn(warning)
@@ -234,7 +266,7 @@ class StreamRecon:
             for group in groups:
                 group.release()
 
-    def _reconstruct_group(self, group: Group) -> None:
+    def _reconstruct_group(self, group: Group | ImageGroup) -> None:
         if self._selection is None or self._selection.entry is None:
             return
         self.tally.groups += 1

@@ -53,12 +53,11 @@ class _Sink:
     def header(self, xml: bytes) -> None:
         """Begin with the header of the input."""
         del xml
-        self._writer = Writer(self._output, self.reader.header if self.reader is not None else None)
+        self._begun()
 
     def image(self, image: Image) -> None:
         """Write an image."""
-        if self._writer is not None:
-            self._writer.write(image_to_version_2(image, self._losses))
+        self._begun().write(image_to_version_2(image, self._losses))
 
     def text(self, text: str) -> None:
         """Version 2 has no texts: whoever runs the command sees it."""
@@ -66,5 +65,9 @@ class _Sink:
 
     def close(self) -> None:
         """Mark the end."""
-        if self._writer is not None:
-            self._writer.close()
+        self._begun().close()
+
+    def _begun(self) -> Writer:
+        if self._writer is None:
+            self._writer = Writer(self._output, self.reader.header if self.reader is not None else None)
+        return self._writer

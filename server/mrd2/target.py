@@ -21,7 +21,12 @@ class Version2Target:
         Raises:
             HeaderError: the header cannot be read.
         """
-        head: mrd.Header | None = None if xml is None else header.to_version_2(xml, losses)
+        head: mrd.Header | None = None
+        if xml is not None and xml.lstrip().startswith(b"<"):
+            head = header.to_version_2(xml, losses)
+        elif xml is not None:
+            # Writers of images without a header put a sentence in its place.
+            losses.note("the header is not XML; left out")
         self._writer = Writer(output, head)
         self._losses = losses
 

@@ -207,6 +207,13 @@ def test_images_without_a_header_are_carried_too(tmp_path: Path) -> None:
     assert read(tmp_path / "images.mrd") == examples.plain_all([examples.image(), Close()])
 
 
+def test_a_sentence_in_place_of_a_header_is_noted(tmp_path: Path) -> None:
+    stream = write(tmp_path / "images.mrd", [Header(b"Dummy XML header"), examples.image(), Close()])
+    losses = Losses()
+    convert(stream, tmp_path / "images.mrd2", losses)
+    assert list(losses) == ["the header is not XML; left out"]
+
+
 def test_double_precision_survives_a_file(tmp_path: Path) -> None:
     image = examples.image((1, 1, 2, 2), ImageDataType.CXDOUBLE)
     image.pixels[0, 0, 0, 0] = 1 + 1e-12j

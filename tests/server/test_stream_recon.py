@@ -218,7 +218,7 @@ def test_nothing_is_said_to_a_reader_that_has_gone(bench: Bench, small_scan: Sim
         ([examples.readouts()], ProtocolError, "readouts came before a scan header"),
         ([examples.waveform()], ProtocolError, "waveforms came before a scan header"),
         ([examples.image()], ProtocolError, "images came before a scan header"),
-        ([Header(b"Dummy XML header")], HeaderError, "not XML"),
+        ([Header(b"<ismrmrdHeader/>")], HeaderError, "encoding"),
         ([ConfigFile("no_such_pipeline")], UnknownPipelineError, "no_such_pipeline"),
         ([ConfigText('{"parameters": {"nonsense": 1}}')], ParameterError, "nonsense"),
         ([PeerError("my disk is full")], ProtocolError, "my disk is full"),
@@ -232,10 +232,35 @@ def test_bad_streams_get_one_error(bench: Bench, stream: list[Event], kind: type
 
 
 def test_a_scan_without_an_image_is_an_error(bench: Bench, small_scan: SimulatedScan) -> None:
-    with pytest.raises(ClientError, match="nothing that makes an image") as caught:
+    with pytest.raises(ClientError, match="nothing to make an image of") as caught:
         bench.run([Header(small_scan.header), Close()])
     assert caught.value.code == "no_images"
     assert "CLOSE" not in bench.sink.said
+
+
+@pytest.mark.parametrize("before", [[], [Header(b"Dummy XML header")]])
+def test_images_go_through_a_pipeline_for_images_with_or_without_a_header(bench: Bench, before: list[Event]) -> None:
+    bench.run([*before, examples.image(), examples.image(), Close()], pipeline="pass_through")
+    assert len(bench.jobs) == 2
+    assert len(bench.sink.images) == 4
+    assert bench.sink.said[-1] == "CLOSE"
+
+
+def test_json_behind_a_sentence_may_choose_a_pipeline_for_images(bench: Bench) -> None:
+    chosen = Text('{"parameters": {"config": "pass_through"}}')
+    bench.run([Header(b"Dummy XML header"), chosen, examples.image(), Close()])
+    assert {job.pipeline for job in bench.jobs} == {"pass_through"}
+
+
+def test_a_sentence_for_a_header_ends_a_scan_of_readouts(bench: Bench) -> None:
+    with pytest.raises(HeaderError, match="not XML"):
+        bench.run([Header(b"Dummy XML header"), examples.readouts(), Close()])
+    assert bench.sink.said[-1].startswith("ERROR bad_header: ")
+
+
+def test_readouts_for_a_pipeline_for_images_are_refused(bench: Bench, small_scan: SimulatedScan) -> None:
+    with pytest.raises(ProtocolError, match="takes images"):
+        bench.run(events(small_scan), pipeline="pass_through")
 
 
 def test_a_query_is_left_out_with_a_word(bench: Bench, small_scan: SimulatedScan) -> None:
