@@ -29,11 +29,24 @@ from server.intake import Intake, NothingIntake, intake_for
 from server.jobs import OrderedJobs
 from server.logs import printable
 from server.metrics import Metrics, product_version
+from server.noise_desk import NoiseDesk
+from server.noise_store import NoiseStore
 from server.outcome import TEXT_LENGTH, ClientLeftError, error_text
 from server.report import Report
 from server.selection import Selection, refine, select
 from server.wire.connection import Connection, Role
-from server.wire.messages import Close, ConfigFile, ConfigText, Event, Header, PeerError, Query, Response, Text
+from server.wire.messages import (
+    Close,
+    ConfigFile,
+    ConfigText,
+    DependencyAnswer,
+    Event,
+    Header,
+    PeerError,
+    Query,
+    Response,
+    Text,
+)
 
 _MESSAGE_TYPES: Final[dict[type, str]] = {
     ConfigFile: "config",
@@ -57,13 +70,16 @@ class Session:
         socket: its end of the connection.
     """
 
-    def __init__(self, settings: Settings, executor: Executor, metrics: Metrics, waiting: Waiting) -> None:
+    def __init__(
+        self, settings: Settings, executor: Executor, metrics: Metrics, waiting: Waiting, noise: NoiseStore
+    ) -> None:
         self.id = secrets.token_hex(8)
         self.report = Report(metrics, self.id)
         self._settings = settings
         self._executor = executor
         self._metrics = metrics
         self._waiting = waiting
+        self._noise = NoiseDesk(noise, self.id, self._tell)
         self._connection = Connection(Role.SERVER, settings.limits.for_wire())
         self.socket = Ingest(self._connection, settings.timeouts, self)
         self._jobs = OrderedJobs(executor, settings.timeouts.reconstruction_s, self._waiting_changed)
@@ -123,7 +139,7 @@ class Session:
             case Image():
                 self.report.received_images += 1
                 self._submit(self._intake.image(event))
-            case Response():
+            case Response() | DependencyAnswer():
                 raise ProtocolError("a response was sent, but this server asks nothing", kind="bad_order")
 
     def input_failed(self, error: Exception) -> None:
@@ -161,6 +177,8 @@ class Session:
         self.report.pipeline = selection.entry.name if selection.entry is not None else ""
         for warning in selection.warnings:
             self._warn(warning)
+        if not selection.needs_header:
+            self._begin_intake()
 
     def _take_header(self, event: Header) -> None:
         self._xml = event.xml
@@ -192,32 +210,33 @@ class Session:
 
     def _begin_intake(self) -> None:
         """Choose where data go; nothing is held before the first readout. An impossible header fails here."""
-        self._intake, self._scaler = NothingIntake(), None
-        if self._selection is None or self._selection.entry is None or self._xml is None:
+        self._intake, self._scaler, self._header_error = NothingIntake(), None, None
+        selection = self._selection
+        if selection is None or (selection.needs_header and self._xml is None):
             return
-        takes_images = self._selection.entry.takes_images
+        takes_images = selection.entry is not None and selection.entry.takes_images
         scan: ScanHeader | None = None
-        self._header_error = None
-        try:
-            scan = parse_scan_header(self._xml, max_bytes=self._settings.limits.xml_bytes)
-        except HeaderError as error:
-            if takes_images:
-                # Clients that send a file of images without a header send a sentence in its place.
-                self._warn_once(f"the header is not used: {error}")
-            elif self._xml.lstrip().startswith(b"<"):
-                raise
-            else:
-                # The JSON configuration behind it may yet choose a pipeline for images, which needs no header.
-                self._header_error = error
-                return
+        if selection.needs_header and self._xml is not None:
+            try:
+                scan = parse_scan_header(self._xml, max_bytes=self._settings.limits.xml_bytes)
+            except HeaderError as error:
+                if takes_images:
+                    # Clients that send a file of images without a header send a sentence in its place.
+                    self._warn_once(f"the header is not used: {error}")
+                elif self._xml.lstrip().startswith(b"<"):
+                    raise
+                else:
+                    # The JSON configuration behind it may yet choose a pipeline for images, which needs no header.
+                    self._header_error = error
+                    return
         if self._settings.emission.pixels == "uint16" and scan is not None and not takes_images:
             self._scaler = SeriesScaler() if scan.bits_stored is None else SeriesScaler(min(scan.bits_stored, 16))
         limits = self._settings.limits.for_assembly()
-        self._intake = intake_for(self._selection, scan, self._executor.slots, limits)
+        self._intake = intake_for(selection, scan, self._executor.slots, limits, self._noise)
 
     def _take_close(self, event: Close) -> None:
         if not event.announced:
-            if self._selection is None or (self._selection.entry is not None and self._xml is None):
+            if self._selection is None or (self._selection.needs_header and self._xml is None):
                 raise ClientLeftError("the client closed the connection before it sent a scan")
             self._warn("the connection was closed without CLOSE; taken as the end of the scan")
         self._submit(self._intake.finish())
@@ -260,6 +279,12 @@ class Session:
         if text not in self._warned:
             self._warned.add(text)
             self._warn(text)
+
+    def _tell(self, answer: Text | DependencyAnswer) -> None:
+        if isinstance(answer, Text):
+            self.socket.post(self._connection.text(answer.text))
+        else:
+            self.socket.post(self._connection.dependency(answer.meta))
 
     def _reply(self, event: Query) -> None:
         health = self._executor.health()

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipelines.assembly.frame import Group
 from pipelines.errors import HeaderError, PipelineError
@@ -29,10 +30,23 @@ from server.execution.executor import Executor, Job
 from server.intake import Intake, NothingIntake, intake_for
 from server.logs import printable
 from server.metrics import product_version
+from server.noise_desk import NoiseDesk
+from server.noise_store import NoiseStore
 from server.outcome import TEXT_LENGTH, error_text
 from server.selection import Selection, refine, select
 from server.streams import ImageSink
-from server.wire.messages import Close, ConfigFile, ConfigText, Event, Header, PeerError, Query, Response, Text
+from server.wire.messages import (
+    Close,
+    ConfigFile,
+    ConfigText,
+    DependencyAnswer,
+    Event,
+    Header,
+    PeerError,
+    Query,
+    Response,
+    Text,
+)
 
 
 @dataclass(slots=True)
@@ -85,6 +99,8 @@ class StreamRecon:
             ParameterError: one of the parameters does not fit.
         """
         self.tally = Tally()
+        self._session = secrets.token_hex(8)
+        self._noise = NoiseDesk(_noise_store(settings), self._session, self._answer)
         self._settings = settings
         self._executor = executor
         self._loop = loop
@@ -99,7 +115,6 @@ class StreamRecon:
         self._header_error: HeaderError | None = None
         self._intake: Intake = NothingIntake()
         self._scaler: SeriesScaler | None = None
-        self._session = secrets.token_hex(8)
 
     def run(self, events: Iterable[Event]) -> Tally:
         """Reconstruct the scan and write its images.
@@ -157,7 +172,7 @@ class StreamRecon:
                 self._take_close(event)
             case PeerError(text):
                 raise ProtocolError(f"the input says that its writer failed: {printable(text, TEXT_LENGTH)}")
-            case Query() | Response():
+            case Query() | Response() | DependencyAnswer():
                 self._warn("a query or response in the input is left out: a stream has nobody to answer")
 
     def _require_header(self, what: str) -> None:
@@ -193,6 +208,15 @@ class StreamRecon:
         self._selection = selection
         for warning in selection.warnings:
             self._warn(warning)
+        if not selection.needs_header:
+            self._begin_intake()
+
+    def _answer(self, answer: Text | DependencyAnswer) -> None:
+        """Say what became of a noise measurement; a stream has nobody who waits for it."""
+        if isinstance(answer, Text):
+            self._tell(answer.text)
+        else:
+            self._tell("; ".join(f"{name}: {', '.join(values)}" for name, values in answer.meta.items()))
 
     @property
     def _entry(self) -> PipelineEntry | None:
@@ -203,13 +227,19 @@ class StreamRecon:
         if self._selection is None:
             self._choose(self._select(self._settings.pipelines.default))
         self._intake, self._scaler, self._header_error = NothingIntake(), None, None
-        if self._selection is None or self._entry is None:
+        selection = self._selection
+        takes_images = selection is not None and selection.entry is not None and selection.entry.takes_images
+        if selection is None or (selection.needs_header and self._xml is None and not takes_images):
             return
-        scan = None if self._xml is None else self._parse_header(self._xml, takes_images=self._entry.takes_images)
-        if self._settings.emission.pixels == "uint16" and scan is not None and not self._entry.takes_images:
+        scan: ScanHeader | None = None
+        if selection.needs_header and self._xml is not None:
+            scan = self._parse_header(self._xml, takes_images=takes_images)
+            if scan is None and not takes_images:
+                return
+        if self._settings.emission.pixels == "uint16" and scan is not None and not takes_images:
             self._scaler = SeriesScaler() if scan.bits_stored is None else SeriesScaler(min(scan.bits_stored, 16))
         limits = self._settings.limits.for_assembly()
-        self._intake = intake_for(self._selection, scan, self._executor.slots, limits)
+        self._intake = intake_for(selection, scan, self._executor.slots, limits, self._noise)
 
     def _parse_header(self, xml: bytes, *, takes_images: bool) -> ScanHeader | None:
         try:
@@ -237,7 +267,8 @@ class StreamRecon:
             self._warn("a JSON configuration is read only right behind the header, before the first data; ignored")
 
     def _take_close(self, event: Close) -> None:
-        if self._xml is None and not self.tally.images_in:
+        needs_header = self._selection is None or self._selection.needs_header
+        if needs_header and self._xml is None and not self.tally.images_in:
             raise ProtocolError(
                 "the input ended before a scan header came",
                 kind="truncated",
@@ -292,3 +323,10 @@ class StreamRecon:
         if text not in self._told:
             self._told.add(text)
             self._tell(printable(text, TEXT_LENGTH))
+
+
+def _noise_store(settings: Settings) -> NoiseStore:
+    """Where noise of earlier scans lies: with a directory in the settings, that of the server and of other commands."""
+    noise = settings.noise
+    directory = Path(noise.directory) if noise.directory else None
+    return NoiseStore(directory, expiry_s=noise.expiry_s, most_entries=noise.entries)

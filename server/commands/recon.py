@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from server import config
+from server import config, logs
 from server.commands.serve import parse_values
 from server.config import Settings
 from server.delivery import parse_parameters
@@ -61,6 +61,7 @@ def main(
     given = {name: value for name, value in flags.items() if value is not None}
     settings = config.load(file, given | parse_values(values or [])).settings
     parameters = parse_parameters(parameter or [])
+    logs.configure("warning")
     with (
         asyncio.Runner() as loop,
         _executor(settings, loop) as executor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,16 @@ def test_json_behind_the_header_refines(bench: Bench, small_scan: SimulatedScan)
 def test_the_null_configuration_takes_everything_and_gives_no_image(bench: Bench, small_scan: SimulatedScan) -> None:
     bench.run(events(small_scan, ConfigFile("null")))
     assert bench.sink.said == [small_scan.header, "CLOSE"]
+
+
+def test_a_noise_measurement_is_kept_where_other_commands_find_it(
+    bench: Bench, small_scan: SimulatedScan, tmp_path: Path
+) -> None:
+    flags = {"noise__directory": str(tmp_path / "noise")}
+    bench.run(events(small_scan, ConfigFile("default_measurement_dependencies")), **flags)
+    assert bench.sink.said == [small_scan.header, "CLOSE"]
+    assert any(sentence.startswith("noise measurement kept: 2 channels") for sentence in bench.warnings)
+    assert len(list((tmp_path / "noise").glob("*.npz"))) == 1
 
 
 def test_texts_are_passed_on(bench: Bench, small_scan: SimulatedScan) -> None:
