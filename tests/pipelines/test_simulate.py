@@ -341,7 +341,7 @@ def test_no_noise_means_none() -> None:
         ({"noise_std": -1.0}, "noise_std"),
         ({"dwell_us": 0.0}, "dwell_us"),
         ({"noise_std": float("nan")}, "noise_std"),
-        ({"calibration_mode": CalibrationMode.EXTERNAL}, "calibration_mode"),
+        ({"calibration_mode": CalibrationMode.OTHER}, "calibration_mode"),
     ],
 )
 def test_impossible_protocols_are_refused_by_name(change: dict[str, object], named: str) -> None:
