@@ -15,7 +15,7 @@ frame, so that the angle follows from it alone. Where the trajectory is sent, it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -87,16 +87,20 @@ def simulate_noncartesian(
 
     Args:
         anatomy: `(y, x)`, `(slices, y, x)` or `(frames, slices, y, x)` with as many rows as columns.
-        protocol: coils, noise, geometry, repetitions, oversampling; what concerns Cartesian lines does not apply.
+        protocol: coils, noise, geometry, repetitions, oversampling; nothing that concerns Cartesian lines.
         shots: the trajectory.
         maps: `(slices, coils, y, x)` instead of birdcage coils.
         covariance: `(coils, coils)` instead of one of the protocol's noise level.
 
     Raises:
-        ValueError: the object is not square, or maps or covariance do not fit it.
+        ValueError: the object is not square, maps or covariance do not fit it, or the protocol asks for what only
+            Cartesian lines have.
     """
     protocol, shots = protocol or Protocol(), shots or Shots()
-    protocol = replace(protocol, averages=1, partial_echo=1.0, partial_fourier=1.0, phase_oversampling=0.0)
+    plain = Protocol()
+    for name in ("acceleration", "averages", "partial_fourier", "partial_echo", "phase_oversampling"):
+        if getattr(protocol, name) != getattr(plain, name):
+            raise ValueError(f"{name} is for Cartesian lines; a {shots.kind.value} scan is undersampled with n_shots")
     frames = as_frames(anatomy, protocol)
     n_frames, n_slices, n_y, n_x = frames.shape
     if n_y != n_x:
