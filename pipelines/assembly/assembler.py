@@ -27,7 +27,7 @@ from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.assembly.noise import NoiseStore
 from pipelines.assembly.open_group import OpenGroup, Progress
-from pipelines.assembly.routing import Route, Run, runs, where
+from pipelines.assembly.routing import Route, Run, runs, where, without_far_edge
 from pipelines.errors import AssemblyError, BudgetError
 from pipelines.mrd import Acquisitions, Waveform
 from pipelines.scan_header import ScanHeader, TrajectoryType
@@ -206,6 +206,7 @@ class Assembler:
         if run.key in self._closed:
             self._count_late(run.key, len(cells))
             return
+        run = without_far_edge(run, grid.shape[2])
         if len(cells):
             self._arrive(run)
             group = group or self._open_group(run, grid)

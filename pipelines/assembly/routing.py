@@ -7,7 +7,7 @@ exactly. Works on whole batches; knows nothing of grids and groups.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
@@ -117,9 +117,24 @@ class Run:
         return f"{where(self.key)}, line {int(self.lines[0, 0])}"
 
     @property
+    def is_reversed(self) -> bool:
+        """Whether the readouts came in the other direction; they have been turned round."""
+        return bool(self.flags & _REVERSE)
+
+    @property
     def is_last(self) -> bool:
         """Whether the last readout carries one of the LAST flags."""
         return bool(self.flags & LAST)
+
+
+def without_far_edge(run: Run, n_x: int) -> Run:
+    """The run without a sample at +n/2, where a reversed readout has one.
+
+    An even row with its echo at sample n/2 reaches from -n/2 to n/2 - 1 when it is read forwards, and from n/2 to
+    -n/2 + 1 when it is read backwards; a matrix of n columns has none for n/2.
+    """
+    is_beyond = run.is_reversed and n_x // 2 - run.center + run.stop == n_x + 1 and run.stop - run.first > 1
+    return replace(run, stop=run.stop - 1) if is_beyond else run
 
 
 def finite_readouts(run: Run) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:

@@ -52,7 +52,8 @@ def plan_scan(protocol: Protocol, n_frames: int, n_slices: int, n_y: int) -> Pla
             flag_calibration(plan, in_region, in_image)
         if protocol.is_calibrated_apart and frame == 0:
             slices, rows = (axis.ravel() for axis in np.meshgrid(np.arange(n_slices), calibration, indexing="ij"))
-            plans.append(separate_calibration(protocol, slices, np.zeros_like(rows), rows))
+            skipped = protocol.skipped_lines(n_y)
+            plans.append(separate_calibration(protocol, slices, np.zeros_like(rows), rows, skipped))
         plans.append(plan)
     return flag_order(np.concatenate(plans), protocol, n_frames)
 
@@ -64,14 +65,17 @@ def flag_calibration(plan: Plan, in_region: NDArray[np.bool_], in_image: NDArray
 
 
 def separate_calibration(
-    protocol: Protocol, slices: NDArray[np.intp], partitions: NDArray[np.intp], lines: NDArray[np.intp]
+    protocol: Protocol, slices: NDArray[np.intp], partitions: NDArray[np.intp], lines: NDArray[np.intp], skipped: int
 ) -> Plan:
-    """Calibration lines that are measured before the image; external ones count from `calibration_start`."""
+    """Calibration lines that are measured before the image; external ones count from `calibration_start`.
+
+    `skipped` rows at the start of the grid have no counter.
+    """
     plan = np.zeros(len(lines), PLAN)
     plan["slice"], plan["partition"], plan["line"], plan["is_separate"] = slices, partitions, lines, True
     plan["flags"] = AcquisitionFlag.IS_PARALLEL_CALIBRATION.mask
     if protocol.calibration_mode is CalibrationMode.EXTERNAL and len(lines):
-        plan["offset"] = protocol.calibration_start - int(lines.min())
+        plan["offset"] = protocol.calibration_start - (int(lines.min()) - skipped)
     return plan
 
 

@@ -119,9 +119,9 @@ def simulate_volume(
     image = _with_common_phase(frames, protocol, rng)
     grid = (volume.encoded_partitions(n_z), protocol.encoded_lines(n_y), n_x * protocol.oversampling)
     batches = list(noise_scan(protocol, covariance, rng))
-    plan = plan_volume(protocol, volume, n_frames, grid)
-    plan = edit(plan) if edit is not None else plan
     skipped = (protocol.skipped_lines(n_y), volume.skipped_partitions(n_z))
+    plan = plan_volume(protocol, volume, n_frames, grid, skipped[0])
+    plan = edit(plan) if edit is not None else plan
     headers = image_headers(plan, protocol, (n_frames, 1, n_y, n_x), skipped, grid)
     scene = Scene(image[:, None], maps.swapaxes(0, 1)[None], covariance, grid)
     batches.extend(measure(scene, protocol, plan, headers, rng, distort))
@@ -133,8 +133,13 @@ def simulate_volume(
     return SimulatedScan(write_scan_header(content), batches, truth, protocol, content=content)
 
 
-def plan_volume(protocol: Protocol, volume: VolumeSampling, n_frames: int, grid: tuple[int, int, int]) -> Plan:
-    """The readouts of a volume, line by line within partition by partition, with their flags."""
+def plan_volume(
+    protocol: Protocol, volume: VolumeSampling, n_frames: int, grid: tuple[int, int, int], skipped: int
+) -> Plan:
+    """The readouts of a volume, line by line within partition by partition, with their flags.
+
+    `skipped` rows at the start of the grid have no counter.
+    """
     plans: list[Plan] = []
     for frame in range(n_frames):
         in_image, in_region = choose_lines(protocol, volume, frame, grid[:2])
@@ -148,7 +153,7 @@ def plan_volume(protocol: Protocol, volume: VolumeSampling, n_frames: int, grid:
             flag_calibration(plan, in_region[at], in_image[at])
         if protocol.is_calibrated_apart and frame == 0:
             planes, lines = np.nonzero(in_region)
-            plans.append(separate_calibration(protocol, np.zeros_like(lines), planes, lines))
+            plans.append(separate_calibration(protocol, np.zeros_like(lines), planes, lines, skipped))
         plans.append(plan)
     return flag_order(np.concatenate(plans), protocol, n_frames)
 
