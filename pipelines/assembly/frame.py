@@ -54,10 +54,12 @@ class Calibration:
     Attributes:
         kspace: `(coils, z, y, x)` complex64, lines summed over repeats.
         counts: `(z, y)` float32, how often each line was measured; 0 where it was not.
+        encoding: encoding space of the lines, whose field of view may be another; None for that of the group.
     """
 
     kspace: NDArray[np.complex64]
     counts: NDArray[np.float32]
+    encoding: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

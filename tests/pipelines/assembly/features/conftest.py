@@ -75,10 +75,16 @@ def reconstruct() -> Callable[..., dict[Key, Image]]:
 
 
 @pytest.fixture(scope="session")
-def nrmse() -> Callable[[Any, Any], float]:
-    """Root of the mean squared difference over that of the reference; images are compared as they are, unscaled."""
+def nrmse() -> Callable[..., float]:
+    """Root of the mean squared difference over that of the reference.
 
-    def measure(image: Any, reference: Any) -> float:
-        return float(np.linalg.norm(np.squeeze(image) - np.squeeze(reference)) / np.linalg.norm(reference))
+    Images are compared as they are; `is_scaled` is for whitened data, whose unit is the noise of the scan.
+    """
+
+    def measure(image: Any, reference: Any, *, is_scaled: bool = False) -> float:
+        image, reference = np.squeeze(image), np.squeeze(reference)
+        if is_scaled:
+            image = image * (np.vdot(image, reference) / np.vdot(image, image))
+        return float(np.linalg.norm(image - reference) / np.linalg.norm(reference))
 
     return measure
