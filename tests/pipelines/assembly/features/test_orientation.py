@@ -2,8 +2,8 @@
 
 The object is a sum of Gaussians in patient coordinates (mm; left, posterior, head). Its samples are the analytic
 Fourier transform at the k-space position that each readout's own header says, along its own directions and about its
-own position: no image grid, no pixel. What is reconstructed is compared with the object at the places that image headers
-(and NIfTI affines) give to pixels.
+own position: no image grid, no pixel. What is reconstructed is compared with the object at the places that image
+headers (and NIfTI affines) give to pixels.
 
 What the position of an image means follows from that: it is where k-space has its phase reference, and that is pixel
 n//2 along each axis, for even and odd n. MRD calls it the centre of the excited volume; between the middle pixels of an
