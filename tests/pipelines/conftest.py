@@ -13,7 +13,7 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from pipelines.assembly.frame import Completion, Group, GroupKey, NoiseScan
+from pipelines.assembly.frame import Completion, Group, GroupKey, NoiseCovariance
 from pipelines.mrd import ACQUISITION_HEADER
 from pipelines.scan_header import Encoding, Limit, ScanHeader, Space
 from pipelines.simulation.scan import SimulatedScan
@@ -43,7 +43,7 @@ def make_group(rng: np.random.Generator) -> MakeGroup:
         kspace: np.ndarray[Any, Any] | None = None,
         *,
         counts: np.ndarray[Any, Any] | None = None,
-        noise: NoiseScan | None = None,
+        noise: NoiseCovariance | None = None,
         recon: Space | None = None,
         **changes: Any,
     ) -> Group:
