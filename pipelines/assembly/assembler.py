@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 
 from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.calibration import CalibrationStore
-from pipelines.assembly.completion import CompletionRules, Key
+from pipelines.assembly.completion import FLAG_FRACTION, CompletionRules, Key
 from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey, NoiseCovariance
 from pipelines.assembly.grid import Cells, Grid
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.assembly.noise import NoiseCollector
-from pipelines.assembly.open_group import OpenGroup, Progress
+from pipelines.assembly.open_group import OpenGroup
 from pipelines.assembly.routing import Route, Run, runs, where, without_far_edge
+from pipelines.assembly.waveforms import WaveformStore
 from pipelines.errors import AssemblyError, BudgetError
 from pipelines.mrd import Acquisitions, Waveform
 from pipelines.scan_header import ScanHeader, TrajectoryType
@@ -47,7 +48,7 @@ class Assembler:
 
     Attributes:
         grouping: what a group holds.
-        waveforms: number of waveforms that came; they are not kept.
+        waveforms: those of the scan.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Assembler:
         slots: SlotSource,
         limits: AssemblyLimits | None = None,
         noise: NoiseCovariance | None = None,
+        waveforms: WaveformStore | None = None,
     ) -> None:
         """An assembler without any readout; `noise` is for a scan that brings no noise readouts of its own.
 
@@ -65,11 +67,11 @@ class Assembler:
             BudgetError: the header announces more than the limits allow.
         """
         self.grouping = grouping
-        self.waveforms = 0
         self._scan = scan
         self._slots = slots
         self._limits = limits or AssemblyLimits()
         self._ledger = Ledger()
+        self.waveforms = waveforms or WaveformStore(self._limits.max_waveform_bytes, self._ledger)
         self._rules = CompletionRules(self._limits.min_complete_fraction, self._ledger)
         self._grids: dict[int, Grid] = {}
         self._open: dict[Key, OpenGroup] = {}
@@ -78,6 +80,7 @@ class Assembler:
         self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger, noise)
         self._calibration = CalibrationStore(self._limits, self._ledger)
         self._open_bytes = 0
+        self._n_unfinished = 0
         self._n_coils: int | None = None
         if all(encoding.trajectory is not TrajectoryType.CARTESIAN for encoding in scan.encodings):
             self._grid(0)
@@ -110,9 +113,17 @@ class Assembler:
         return self.take_ready()
 
     def add_waveform(self, waveform: Waveform) -> None:
-        """Count a physiology waveform; Cartesian assembly by counters has no use for it."""
-        del waveform
-        self.waveforms += 1
+        """Keep a physiology waveform for the groups of its time."""
+        self.waveforms.add(waveform)
+
+    def end(self, slice_: int, repetition: int) -> list[Group]:
+        """Hand on the groups of a slice that the caller takes for over, if they have most of their lines together."""
+        over = [each for each in self._open.values() if (each.key.slice, each.key.repetition) == (slice_, repetition)]
+        progress = [group.progress() for group in over]
+        missing, promised = sum(each.missing for each in progress), sum(each.promised for each in progress)
+        if missing <= (1 - FLAG_FRACTION) * promised:
+            self._hand_on_or_report(over, Completion.COUNTER)
+        return self.take_ready()
 
     def finish(self) -> list[Group]:
         """Hand on what is left, at CLOSE.
@@ -120,19 +131,9 @@ class Assembler:
         Raises:
             AssemblyError: imaging readouts came but every one of them lies outside the header's ranges.
         """
-        n_unfinished = 0
-        for group in list(self._open.values()):
-            if self._rules.is_worth(group):
-                self._hand_on(group, Completion.CLOSE)
-                continue
-            n_unfinished += 1
-            if n_unfinished <= MAX_REPORTED:
-                self._ledger.warn(
-                    f"unfinished {n_unfinished}", f"{_describe(group, group.progress())}; not reconstructed"
-                )
-            self._drop(group)
-        if n_unfinished > MAX_REPORTED:
-            self._ledger.warn("unfinished", f"{n_unfinished} groups in all were too incomplete to reconstruct")
+        self._hand_on_or_report(list(self._open.values()), Completion.CLOSE)
+        if self._n_unfinished > MAX_REPORTED:
+            self._ledger.warn("unfinished", f"{self._n_unfinished} groups in all were too incomplete to reconstruct")
         if self._ledger.counts[Fate.OUT_OF_RANGE] and not self._ledger.counts[Fate.IMAGING]:
             raise AssemblyError(
                 f"none of {self._ledger.counts[Fate.OUT_OF_RANGE]} readouts lies inside the header's encoding limits"
@@ -153,6 +154,7 @@ class Assembler:
         self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger)
         self._calibration = CalibrationStore(self._limits, self._ledger)
         self._open_bytes = 0
+        self.waveforms.clear()
 
     def take_ready(self) -> list[Group]:
         """Groups that were complete before `add` or `finish` raised; both return them otherwise."""
@@ -175,8 +177,8 @@ class Assembler:
 
     @property
     def bytes_held(self) -> int:
-        """Memory of open groups, calibration lines and noise."""
-        return self._open_bytes + self._noise.n_bytes + self._calibration.n_bytes
+        """Memory of open groups, calibration lines, noise and waveforms."""
+        return self._open_bytes + self._noise.n_bytes + self._calibration.n_bytes + self.waveforms.n_bytes
 
     # -- one run of readouts -----------------------------------------------------------------------------------------
 
@@ -186,8 +188,8 @@ class Assembler:
             raise AssemblyError(f"{run.where}: expected {self._n_coils} channels as before, found {n_coils}")
         self._n_coils = n_coils
         if run.first > run.stop:
-            n_samples = run.n_samples
-            raise AssemblyError(f"{run.where}: discards {run.first + n_samples - run.stop} of only {n_samples} samples")
+            discarded = run.first + run.n_samples - run.stop
+            raise AssemblyError(f"{run.where}: discards {discarded} of only {run.n_samples} samples")
         if run.first == run.stop:
             self._ledger.count(Fate.EMPTY, len(run), "readouts whose samples are all to be discarded are left out")
         elif run.route is Route.NOISE:
@@ -281,8 +283,7 @@ class Assembler:
             self._hand_on(done, Completion.FLAG)
 
     def _open_group(self, run: Run, grid: Grid) -> OpenGroup:
-        n_coils = run.n_coils
-        n_bytes = self._check_group_bytes(grid, n_coils)
+        n_bytes = self._check_group_bytes(grid, run.n_coils)
         if len(self._open) >= self._limits.max_open_groups:
             raise BudgetError(f"{run.where}: more than {self._limits.max_open_groups} unfinished groups")
         if self.bytes_held + n_bytes > self._limits.max_open_bytes:
@@ -291,7 +292,7 @@ class Assembler:
                 f"{self._limits.max_open_bytes} bytes"
             )
         self._column(run, grid)  # nothing is taken for a readout that cannot be placed
-        group = OpenGroup(GroupKey(*run.key), grid, self._slots.take(n_bytes), n_coils)
+        group = OpenGroup(GroupKey(*run.key), grid, self._slots.take(n_bytes), run.n_coils)
         group.visits = 1
         self._open[run.key] = group
         self._open_bytes += n_bytes
@@ -304,9 +305,7 @@ class Assembler:
             return
         progress = group.progress()
         if progress.missing:
-            self._ledger.warn(
-                "incomplete", f"{_describe(group, progress)}; incomplete groups are marked in their images"
-            )
+            self._ledger.warn("incomplete", f"{group.describe()}; incomplete groups are marked in their images")
         calibration, *slots = self._calibration.best_for(group.key, self._slots) or (None,)
         self._ready.append(
             Group(
@@ -322,20 +321,29 @@ class Assembler:
                 expected_lines=progress.promised,
                 calibration=calibration,
                 noise=self._noise.final(group.n_coils),
+                waveforms=self.waveforms.between(group.time_span),
                 dwell_us=group.dwell_us(),
                 slots=(group.slot, *slots),
             )
         )
-        is_flag_too_early = completion is Completion.FLAG and progress.missing > 0
-        self._forget(group, is_flag_too_early=is_flag_too_early)
+        self._forget(group, is_flag_too_early=completion is Completion.FLAG and progress.missing > 0)
+
+    def _hand_on_or_report(self, groups: list[OpenGroup], completion: Completion) -> None:
+        for group in groups:
+            if self._rules.is_worth(group):
+                self._hand_on(group, completion)
+                continue
+            self._n_unfinished += 1
+            if self._n_unfinished <= MAX_REPORTED:
+                self._ledger.warn(f"unfinished {self._n_unfinished}", f"{group.describe()}; not reconstructed")
+            self._drop(group)
 
     def _drop(self, group: OpenGroup) -> None:
         self._forget(group, is_flag_too_early=False)
         group.slot.release()
 
     def _forget(self, group: OpenGroup, *, is_flag_too_early: bool) -> None:
-        key = group.key
-        at = astuple(key)
+        at = astuple(group.key)
         del self._open[at]
         self._open_bytes -= group.slot.data.nbytes
         self._closed[at] = is_flag_too_early
@@ -364,8 +372,7 @@ class Assembler:
 
     def _check_group_bytes(self, grid: Grid, n_coils: int) -> int:
         z, y, x = grid.shape
-        n_bytes = z * y * x * n_coils * 8
-        if n_bytes > self._limits.max_group_bytes:
+        if (n_bytes := z * y * x * n_coils * 8) > self._limits.max_group_bytes:
             raise BudgetError(
                 f"encoding space {grid.number}: {x} x {y} x {z} with {n_coils} channels needs {n_bytes} bytes, "
                 f"the limit is {self._limits.max_group_bytes}"
@@ -391,8 +398,3 @@ class Assembler:
         )
         if self._closed[key]:
             self._rules.distrust_flags()
-
-
-def _describe(group: OpenGroup, progress: Progress) -> str:
-    came = progress.promised - progress.missing
-    return f"{where(astuple(group.key))}: only {came} of {progress.promised} lines came"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.assembly.buffer import Slot
+from pipelines.mrd import Waveform
 from pipelines.scan_header import ScanHeader
 
 
@@ -149,6 +150,8 @@ class Group:
         trajectory: `(frames, y, x, dimensions)` float32 of each sample of non-Cartesian readouts, in the units that the
             stream has; None for Cartesian ones.
         neighbours: the groups of the slices next to this one, in the order of their slice counters; `stack` only.
+        waveforms: physiology waveforms of the time span of the readouts, as far as they came before the group was
+            complete, in the order of their time stamps.
         slots: memory behind the arrays, to be released once the job is done.
         notes: attributes for the images of this group.
     """
@@ -168,6 +171,7 @@ class Group:
     dwell_us: NDArray[np.float32] | None = None
     trajectory: NDArray[np.float32] | None = None
     neighbours: tuple[Group, ...] = ()
+    waveforms: tuple[Waveform, ...] = ()
     slots: tuple[Slot, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
 

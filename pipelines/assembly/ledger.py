@@ -29,6 +29,10 @@ class Fate(StrEnum):
     """NaN or infinite samples; the line counts as not measured."""
     LATE = "late"
     """For a group that was already handed on."""
+    ARRHYTHMIC = "arrhythmic"
+    """Of a heartbeat whose length is unlike that of the others; retrospective gating only."""
+    UNGATED = "ungated"
+    """More than a heartbeat before the first or after the last trigger; retrospective gating only."""
 
 
 class Ledger:

@@ -17,6 +17,7 @@ class AssemblyLimits:
         max_samples: samples of one readout.
         max_noise_bytes: noise readouts summed into the covariance; more are counted and left out, since these give it
             well enough. Bounds the work: each byte costs one multiplication a coil.
+        max_waveform_bytes: physiology waveforms kept; beyond it the oldest are dropped.
         min_complete_fraction: part of the promised lines that makes an unfinished group worth reconstructing.
         max_out_of_range_fraction: part of the imaging readouts whose counters may lie outside the header's ranges.
     """
@@ -27,5 +28,6 @@ class AssemblyLimits:
     max_channels: int = 256
     max_samples: int = 16_384
     max_noise_bytes: int = 16 << 20
+    max_waveform_bytes: int = 64 << 20
     min_complete_fraction: float = 0.5
     max_out_of_range_fraction: float = 0.25

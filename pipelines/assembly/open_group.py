@@ -5,7 +5,7 @@ Memory order is frames, z, y, coils, x, so that one readout is one contiguous bl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipelines.assembly.buffer import Slot
 from pipelines.assembly.frame import GroupKey
 from pipelines.assembly.grid import Cells, Grid
+from pipelines.assembly.routing import where
 
 Place = range | Cells
 
@@ -46,6 +47,7 @@ class OpenGroup:
         placed: readouts summed into the lines.
         visits: how often the stream came (back) to this group; 1 means that it has not been interleaved.
         flagged_average: average counter of the readout that carried a LAST flag, or None.
+        time_span: least and greatest acquisition time stamp of the readouts.
         until_check: readouts until the group can be full, and is worth looking at.
     """
 
@@ -67,6 +69,7 @@ class OpenGroup:
         self.placed = 0
         self.visits = 0
         self.flagged_average: int | None = None
+        self.time_span = (0xFFFF_FFFF, 0)
         self.until_check = grid.fewest_lines * grid.averages
 
     # -- filling -----------------------------------------------------------------------------------------------------
@@ -140,6 +143,9 @@ class OpenGroup:
     def _remember(self, cells: Cells, headers: NDArray[np.void], first: int, stop: int) -> None:
         low, high = self._extent or (first, stop)
         self._extent = (min(low, first), max(high, stop))
+        times = headers["acquisition_time_stamp"]
+        begin, end = int(times[0]), int(times[-1])
+        self.time_span = (min(self.time_span[0], begin, end), max(self.time_span[1], begin, end))
         # distance to the centre line; of two equally near the lower, so that the order of arrival does not matter
         offsets = cells - self.grid.center
         ranks = 2 * np.abs(offsets) + (offsets > 0)
@@ -174,6 +180,12 @@ class OpenGroup:
             missing = max(grid.fewest_lines - int(np.count_nonzero(self._counts)), 0)
             return Progress(grid.fewest_lines, missing)
         return Progress(max(lattice.size, 1), int(np.count_nonzero(self._counts[lattice] == 0)))
+
+    def describe(self) -> str:
+        """The group and how many of its lines came, for messages."""
+        progress = self.progress()
+        came = progress.promised - progress.missing
+        return f"{where(astuple(self.key))}: only {came} of {progress.promised} lines came"
 
     def is_complete(self) -> bool:
         """Whether the group has all that the header promises, as far as the header tells.

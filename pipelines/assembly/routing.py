@@ -201,6 +201,12 @@ def _routes(flags: NDArray[np.uint64]) -> NDArray[np.uint16]:
     return (route | np.where((flags & np.uint64(_REVERSE)) != 0, 0x80, 0)).astype(np.uint16)
 
 
+def joins_image(flags: NDArray[np.uint64], *, is_embedded: bool) -> NDArray[np.bool_]:
+    """Which readouts belong to the image grid by their flags: calibration lines do in embedded mode."""
+    routes = _routes(flags) & 0x7F
+    return np.asarray((routes == Route.IMAGING) | (is_embedded & (routes == Route.CALIBRATION)))
+
+
 def _bounds(keys: NDArray[np.uint16], flags: NDArray[np.uint64] | None) -> Iterator[tuple[int, int]]:
     """First and one-past-last readout of each run; with `flags`, runs also end at a LAST flag."""
     n = len(keys)

@@ -12,7 +12,7 @@ from pipelines.assembly.assembler import Assembler
 from pipelines.assembly.frame import Grouping, NoiseCovariance, NoiseSource
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.errors import AssemblyError, BudgetError, PipelineError
-from pipelines.mrd import WAVEFORM_HEADER, AcquisitionFlag, Acquisitions, Waveform
+from pipelines.mrd import AcquisitionFlag, Acquisitions
 from pipelines.scan_header import CalibrationMode, TrajectoryType
 
 Streams = Any
@@ -430,12 +430,6 @@ def test_nothing_of_a_batch_is_kept(streams: Streams):
         assert group.headers.tobytes() == other.headers.tobytes()
         assert group.noise.sums.tobytes() == other.noise.sums.tobytes()
         assert group.calibration.kspace.tobytes() == other.calibration.kspace.tobytes()
-
-
-def test_waveforms_are_counted_and_not_kept(streams: Streams):
-    assembler = Assembler(streams.scan(), Grouping.SLICE, streams.Slots())
-    assembler.add_waveform(Waveform(np.zeros((), WAVEFORM_HEADER), np.zeros((1, 5), np.uint32)))
-    assert (assembler.waveforms, assembler.bytes_held, sum(assembler.counts.values())) == (1, 0, 0)
 
 
 def test_kspace_lies_in_the_slot_with_each_readout_in_one_block(streams: Streams):
