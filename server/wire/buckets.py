@@ -6,7 +6,7 @@
 
 Source: Gadgetron `core/readers/AcquisitionBucketReader.cpp`. Its RemoveROOversampling crops readouts but not their
 trajectories, so the headers promise fewer bytes of trajectory than there are; the byte counts at the head are right,
-and are the ones that are followed. Samples lie side by side, so a run of readouts of one shape is viewed without a copy.
+and are the ones that are followed. Samples lie side by side: a run of readouts of one shape is viewed without a copy.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
              optional array of 340-byte headers
 
 Lists, arrays and optional parts: `walk.py`; buckets (1050): `buckets.py`. Source: Gadgetron `core/readers` and
-`core/writers`. The package `gadgetron` writes the id 1026 before each waveform of an image array, and reads none there; Gadgetron has
-none. Both are read, none is written.
+`core/writers`. The package `gadgetron` writes the id 1026 before each waveform of an image array, and reads none
+there; Gadgetron has none. Both are read, none is written.
 """
 
 from __future__ import annotations
