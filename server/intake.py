@@ -13,6 +13,7 @@ from pipelines.assembly.assembler import Assembler
 from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.frame import Group
 from pipelines.assembly.limits import AssemblyLimits
+from pipelines.image_group import ImageGroup
 from pipelines.mrd import Acquisitions, Image, Waveform
 from pipelines.scan_header import ScanHeader
 from server.errors import ProtocolError
@@ -31,7 +32,7 @@ class Intake(Protocol):
         """Readouts by what became of them."""
         ...
 
-    def acquisitions(self, batch: Acquisitions) -> Sequence[Group]:
+    def acquisitions(self, batch: Acquisitions) -> Sequence[Group | ImageGroup]:
         """Take readouts; nothing of the batch is kept. Returns work that is complete now."""
         ...
 
@@ -39,15 +40,15 @@ class Intake(Protocol):
         """Take a waveform."""
         ...
 
-    def image(self, image: Image) -> Sequence[Group]:
+    def image(self, image: Image) -> Sequence[Group | ImageGroup]:
         """Take an image. Returns work that is complete now."""
         ...
 
-    def finish(self) -> Sequence[Group]:
+    def finish(self) -> Sequence[Group | ImageGroup]:
         """Take note that the data have ended. Returns what is left to do."""
         ...
 
-    def take_ready(self) -> Sequence[Group]:
+    def take_ready(self) -> Sequence[Group | ImageGroup]:
         """Work that was complete before a method raised."""
         ...
 
@@ -66,6 +67,8 @@ def intake_for(selection: Selection, scan: ScanHeader | None, slots: SlotSource,
     Raises:
         PipelineError: the header asks for what this pipeline or these limits do not allow.
     """
+    if selection.entry is not None and selection.entry.takes_images:
+        return ImageIntake(scan)
     if selection.entry is None or scan is None:
         return NothingIntake()
     return ReadoutIntake(Assembler(scan, selection.entry.grouping, slots, limits))
@@ -95,6 +98,50 @@ class NothingIntake:
 
     def take_ready(self) -> list[Group]:
         """Nothing is ready."""
+        return []
+
+    def take_warnings(self) -> list[str]:
+        """Nothing to say."""
+        return []
+
+    def abandon(self) -> None:
+        """Nothing is held."""
+
+
+class ImageIntake:
+    """Images that the peer has reconstructed itself, each a job of its own."""
+
+    counts: Mapping[str, int] = {}
+
+    def __init__(self, scan: ScanHeader | None) -> None:
+        self._scan = scan
+
+    def acquisitions(self, batch: Acquisitions) -> list[ImageGroup]:
+        """Refuse them.
+
+        Raises:
+            ProtocolError: always.
+        """
+        del batch
+        raise ProtocolError(
+            "raw readouts were sent; the chosen pipeline takes images",
+            kind="bad_order",
+            advice="Choose images as what the scanner emits, or a pipeline for raw data.",
+        )
+
+    def waveform(self, waveform: Waveform) -> None:
+        """Leave it: images have no use for it."""
+
+    def image(self, image: Image) -> list[ImageGroup]:
+        """Hand it on at once."""
+        return [ImageGroup((image,), self._scan)]
+
+    def finish(self) -> list[ImageGroup]:
+        """Nothing is left."""
+        return []
+
+    def take_ready(self) -> list[ImageGroup]:
+        """Nothing is kept back."""
         return []
 
     def take_warnings(self) -> list[str]:

@@ -142,19 +142,40 @@ def _from_xml(text: str, settings: Pipelines) -> Selection:
         root = ElementTree.fromstring(text, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError) as error:
         raise ProtocolError("the XML configuration is malformed, or has a document type", kind="bad_xml") from error
-    gadgets = [
-        name
-        for element in root.iter()
-        if _local(element) in {"classname", "class"} and (name := (element.text or "").strip())
-    ]
-    for name in (*gadgets, ANY_XML):
-        if name in settings.aliases:
-            return _checked(_find(name, settings), {}, settings)
-    shown = ", ".join(f"'{printable(name, 40)}'" for name in gadgets[:8]) or "none"
+    gadgets = [(name, element) for element in root.iter() if (name := _gadget_name(element))]
+    for name, element in gadgets:
+        if name in settings.aliases or name in registry.pipelines():
+            return _from_gadget(name, element, settings)
+    if ANY_XML in settings.aliases:
+        return _checked(_find(ANY_XML, settings), {}, settings)
+    shown = ", ".join(f"'{printable(name, 40)}'" for name, _ in gadgets[:8]) or "none"
     raise UnknownPipelineError(
         f"a Gadgetron XML configuration cannot be run here (gadgets: {shown}); "
         f"this server offers: {', '.join(sorted(registry.pipelines()))}"
     )
+
+
+def _gadget_name(element: Element) -> str:
+    """Class of a gadget in either dialect of Gadgetron's configurations; empty for any other element."""
+    names = [child.text or "" for child in element if _local(child) in {"classname", "class"}]
+    return names[0].strip() if names else ""
+
+
+def _from_gadget(name: str, element: Element, settings: Pipelines) -> Selection:
+    """The pipeline behind a gadget. Those of its properties that the pipeline has are its parameters."""
+    entry = _find(name, settings)
+    if entry is None:
+        return _checked(None, {}, settings)
+    given: dict[str, object] = {}
+    for child in element:
+        if _local(child) == "property":
+            parts = {_local(part): part.text or "" for part in child} | dict(child.attrib)
+            given[parts.get("name", "").strip()] = parts.get("value", "").strip()
+    given = _bounded(given)
+    ours = {key: value for key, value in given.items() if key in entry.parameters.model_fields}
+    others = ", ".join(printable(key, 40) for key in given if key not in ours)
+    warnings = (f"properties of the gadget {printable(name, 40)} that mean nothing here: {others}",) if others else ()
+    return _checked(entry, ours, settings, warnings)
 
 
 def _local(element: Element) -> str:

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipelines.assembly.frame import Group
-from pipelines.emission import SeriesScaler
+from pipelines.errors import HeaderError
+from pipelines.image_group import ImageGroup
 from pipelines.mrd import Acquisitions, Image, Waveform
+from pipelines.scaling import SeriesScaler
 from pipelines.scan_header import ScanHeader, parse_scan_header
 from server import query
 from server.backpressure import Waiting
@@ -66,7 +68,8 @@ class Session:
         self.socket = Ingest(self._connection, settings.timeouts, self)
         self._jobs = OrderedJobs(executor, settings.timeouts.reconstruction_s, self._waiting_changed)
         self._selection: Selection | None = None
-        self._scan: ScanHeader | None = None
+        self._xml: bytes | None = None
+        self._header_error: HeaderError | None = None
         self._intake: Intake = NothingIntake()
         self._scaler: SeriesScaler | None = None
         self._error: Exception | None = None
@@ -96,16 +99,16 @@ class Session:
             ServerError, PipelineError: the event cannot be served; the session ends with this error.
         """
         n = len(event) if isinstance(event, Acquisitions) else 1
+        if self._header_error is not None and not isinstance(event, Text | Query):
+            raise self._header_error
         self._metrics.received_messages.labels(_MESSAGE_TYPES.get(type(event), "other")).inc(n)
         match event:
             case Acquisitions():
                 self._take_acquisitions(event)
             case Waveform():
                 self._take_waveform(event)
-            case ConfigFile():
-                self._choose(select(event.name, self._settings.pipelines))
-            case ConfigText():
-                self._choose(select(event.text, self._settings.pipelines))
+            case ConfigFile(text) | ConfigText(text):
+                self._choose(select(text, self._settings.pipelines))
             case Header():
                 self._take_header(event)
             case Text():
@@ -118,6 +121,7 @@ class Session:
             case PeerError():
                 raise ProtocolError("the client reported an error of its own and stopped", kind="bad_order")
             case Image():
+                self.report.received_images += 1
                 self._submit(self._intake.image(event))
             case Response():
                 raise ProtocolError("a response was sent, but this server asks nothing", kind="bad_order")
@@ -159,17 +163,14 @@ class Session:
             self._warn(warning)
 
     def _take_header(self, event: Header) -> None:
-        if self._selection is not None and self._selection.entry is not None:
-            self._scan = parse_scan_header(event.xml, max_bytes=self._settings.limits.xml_bytes)
-            self._begin_intake()
-            if self._settings.emission.pixels == "uint16":
-                bits = self._scan.bits_stored
-                self._scaler = SeriesScaler() if bits is None else SeriesScaler(min(bits, 16))
+        self._xml = event.xml
+        self._begin_intake()
 
     def _take_text(self, event: Text) -> None:
         self._count_text()
         is_configuration = event.text.lstrip().startswith("{")
-        is_behind_header = self._scan is not None and not self.report.acquisitions and not self.report.waveforms
+        has_data = self.report.acquisitions or self.report.waveforms or self.report.received_images
+        is_behind_header = self._xml is not None and not has_data
         if is_configuration and is_behind_header and self._selection is not None:
             self._choose(refine(event.text, self._selection, self._settings.pipelines))
             self._begin_intake()
@@ -191,20 +192,38 @@ class Session:
 
     def _begin_intake(self) -> None:
         """Choose where data go; nothing is held before the first readout. An impossible header fails here."""
-        self._intake = NothingIntake()
-        if self._selection is not None:
-            limits = self._settings.limits.for_assembly()
-            self._intake = intake_for(self._selection, self._scan, self._executor.slots, limits)
+        self._intake, self._scaler = NothingIntake(), None
+        if self._selection is None or self._selection.entry is None or self._xml is None:
+            return
+        takes_images = self._selection.entry.takes_images
+        scan: ScanHeader | None = None
+        self._header_error = None
+        try:
+            scan = parse_scan_header(self._xml, max_bytes=self._settings.limits.xml_bytes)
+        except HeaderError as error:
+            if takes_images:
+                # Clients that send a file of images without a header send a sentence in its place.
+                self._warn_once(f"the header is not used: {error}")
+            elif self._xml.lstrip().startswith(b"<"):
+                raise
+            else:
+                # The JSON configuration behind it may yet choose a pipeline for images, which needs no header.
+                self._header_error = error
+                return
+        if self._settings.emission.pixels == "uint16" and scan is not None and not takes_images:
+            self._scaler = SeriesScaler() if scan.bits_stored is None else SeriesScaler(min(scan.bits_stored, 16))
+        limits = self._settings.limits.for_assembly()
+        self._intake = intake_for(self._selection, scan, self._executor.slots, limits)
 
     def _take_close(self, event: Close) -> None:
         if not event.announced:
-            if self._selection is None or (self._selection.entry is not None and self._scan is None):
+            if self._selection is None or (self._selection.entry is not None and self._xml is None):
                 raise ClientLeftError("the client closed the connection before it sent a scan")
             self._warn("the connection was closed without CLOSE; taken as the end of the scan")
         self._submit(self._intake.finish())
         self._end_input()
 
-    def _submit(self, groups: Sequence[Group]) -> None:
+    def _submit(self, groups: Sequence[Group | ImageGroup]) -> None:
         for warning in self._intake.take_warnings():
             self._warn(warning)
         if self._selection is None or self._selection.entry is None:

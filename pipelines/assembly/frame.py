@@ -24,6 +24,8 @@ class Grouping(StrEnum):
     """One slice of one frame with its neighbours in space (`Group.neighbours`)."""
     VOLUME = "volume"
     """All partitions of a three-dimensional slab, on the axis `z`; of a two-dimensional scan, one slice."""
+    IMAGE = "image"
+    """One image that the peer has reconstructed itself: no readouts, no assembly."""
 
 
 class Completion(StrEnum):
@@ -120,6 +122,11 @@ class Group:
     neighbours: tuple[Group, ...] = ()
     slots: tuple[Slot, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the slots, or of the k-space where there are none."""
+        return sum(slot.data.nbytes for slot in self.slots) or self.kspace.nbytes
 
     def release(self) -> None:
         """Give back the memory of this group; its arrays must not be used afterwards."""

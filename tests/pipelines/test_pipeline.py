@@ -172,3 +172,31 @@ def test_unknown_names_and_parameters_are_refused():
         Pipeline("os", {}, "cpu")
     with pytest.raises(ParameterError, match="nonsense"):
         Pipeline("sense", {"nonsense": 1}, "cpu")
+
+
+@pytest.mark.parametrize("name", ["zero_filled", "sense"])
+def test_phase_and_complex_images_agree_with_the_magnitude(make_group, rng, name):
+    parameters = {"parts": "magnitude, phase,complex"} | ({"combine": "sensitivity"} if name == "zero_filled" else {})
+
+    output = Pipeline(name, parameters, "cpu")(make_scan(make_group, rng), {})
+
+    magnitude, phase, whole, deviation = (image.pixels for image in output.images)
+    np.testing.assert_allclose(magnitude, np.abs(whole), rtol=1e-5)
+    np.testing.assert_allclose(np.angle(whole), phase, atol=1e-5)
+    assert np.unique(phase).size > 100
+    assert deviation.shape == magnitude.shape
+
+
+def test_a_root_sum_of_squares_is_not_asked_for_a_phase():
+    with pytest.raises(ParameterError, match="no phase"):
+        Pipeline("zero_filled", {"parts": "phase"}, "cpu")
+
+
+def test_no_phase_is_made_up_without_calibration_lines(make_group, rng):
+    kspace, _, _ = scan(rng)
+    counts = np.zeros((1, 1, N), np.float32)
+    counts[0, 0, ::4] = 1
+    pipeline = Pipeline("zero_filled", {"parts": "phase", "combine": "sensitivity"}, "cpu")
+
+    with pytest.raises(ReconstructionError, match="8 coils, but no"):
+        pipeline(make_group(kspace, counts=counts), {})
