@@ -17,7 +17,10 @@ from pipelines.image_group import ImageGroup
 from pipelines.mrd import Acquisitions, Image, Waveform
 from pipelines.scan_header import ScanHeader
 from server.errors import ProtocolError
+from server.jobs import Returned
 from server.selection import Selection
+
+Work = Group | ImageGroup | Returned
 
 
 class Intake(Protocol):
@@ -32,7 +35,7 @@ class Intake(Protocol):
         """Readouts by what became of them."""
         ...
 
-    def acquisitions(self, batch: Acquisitions) -> Sequence[Group | ImageGroup]:
+    def acquisitions(self, batch: Acquisitions) -> Sequence[Work]:
         """Take readouts; nothing of the batch is kept. Returns work that is complete now."""
         ...
 
@@ -40,15 +43,15 @@ class Intake(Protocol):
         """Take a waveform."""
         ...
 
-    def image(self, image: Image) -> Sequence[Group | ImageGroup]:
+    def image(self, image: Image) -> Sequence[Work]:
         """Take an image. Returns work that is complete now."""
         ...
 
-    def finish(self) -> Sequence[Group | ImageGroup]:
+    def finish(self) -> Sequence[Work]:
         """Take note that the data have ended. Returns what is left to do."""
         ...
 
-    def take_ready(self) -> Sequence[Group | ImageGroup]:
+    def take_ready(self) -> Sequence[Work]:
         """Work that was complete before a method raised."""
         ...
 

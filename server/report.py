@@ -40,6 +40,7 @@ class Report:
     acquisitions: int = 0
     waveforms: int = 0
     received_images: int = 0
+    recon_data: int = 0
     texts: int = 0
     groups: int = 0
     images: int = 0
@@ -135,6 +136,7 @@ class Report:
             acquisitions=self.acquisitions,
             waveforms=self.waveforms,
             received_images=self.received_images,
+            recon_data=self.recon_data,
             texts=self.texts,
             groups=self.groups,
             images=self.images,
