@@ -83,7 +83,11 @@ CASES: dict[str, tuple[Callable, tuple[str, ...]]] = {
         lambda says, scan: says.config("sense") + says.text(3, scan.header) + says.text(5, '{"parameters": {"exec": "1"}}'),
         ("bad_parameter", "exec"),
     ),
-    "18 header not XML": (lambda says, scan: says.config("sense") + says.text(3, "Dummy XML header"), ("bad_header",)),
+    "18 header not XML": (lambda says, scan: says.config("sense") + says.text(3, "<html/>"), ("bad_header",)),
+    "18 no XML at all": (
+        lambda says, scan: says.config("sense") + says.text(3, "Dummy XML header") + says.readouts(scan, 1),
+        ("bad_header",),
+    ),
     "18 header bomb": (
         lambda says, scan: says.config("sense") + says.text(3, b"<!DOCTYPE a [<!ENTITY b 'c'>]>" + scan.header[40:]),
         ("bad_header",),
