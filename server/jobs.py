@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pipelines.gadgetron import ImageArray
 from pipelines.mrd import Acquisitions, Image, Waveform
@@ -117,7 +118,7 @@ class OrderedJobs:
     async def stop(self) -> None:
         """Cancel what is not done, and wait until nothing of it is left."""
         self.finish()
-        tasks = [pending.task for pending in self._pending]
+        tasks: list[asyncio.Future[Any]] = [pending.task for pending in self._pending]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

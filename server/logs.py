@@ -21,7 +21,8 @@ FIELDS: Final = frozenset(
         "duration_s", "first_image_s", "last_image_s", "acquisitions", "waveforms", "texts", "groups",
         "images", "received_images", "recon_data",
         "warnings", "retried", "received_bytes", "sent_bytes", "counts",
-        "host", "port", "admin_port", "gadgetron_port", "sessions", "workers", "device", "version", "signal", "grace_s", "reason",
+        "host", "port", "admin_port", "gadgetron_port", "sessions", "workers", "device", "version", "signal",
+        "grace_s", "reason",
     }
 )  # fmt: skip
 """What a record may say. None of these may ever be given text from a scan header, a waveform or an image."""
