@@ -5,8 +5,8 @@ the readout oversampling, which the scan header does not tell: the first readout
 everything else waits. Data behind Gadgetron's NoiseAdjust are white already (E|n|^2 = 2 in every coil) and come without
 noise readouts; those that do come were not used, so they whiten as in any scan.
 
-Messages of a kind that the chosen pipeline does not take, and waveforms, go back to Gadgetron unchanged, as the package
-`gadgetron` does it: gadgets downstream may want them.
+Waveforms, images that a pipeline for raw data does not take, and readouts that a pipeline for images does not take go
+back to Gadgetron unchanged, as the package `gadgetron` does it: gadgets downstream may want them.
 """
 
 from __future__ import annotations
