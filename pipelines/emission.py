@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from pipelines.assembly.frame import Group
+from pipelines.assembly.frame import Group, NoiseSource
 from pipelines.mrd import IMAGE_HEADER, Image, Meta
 from pipelines.parts import Part
 from pipelines.scaling import window
@@ -58,7 +58,7 @@ class Emission:
     Attributes:
         kind: what the deviation holds (`pipelines.recon.reconstruction.UncertaintyKind`).
         calibration: how it was calibrated.
-        noise_is_measured: whether the noise level comes from a noise scan.
+        noise: where the noise level comes from.
         details: attributes of the reconstruction, such as iterations.
         pipeline: name in the registry.
         parameters_digest: digest of the parameters.
@@ -68,7 +68,7 @@ class Emission:
 
     kind: str
     calibration: str
-    noise_is_measured: bool
+    noise: NoiseSource
     pipeline: str
     parameters_digest: str
     details: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -178,7 +178,7 @@ def _common_meta(group: Group, acquisition: NDArray[np.void], emission: Emission
     """Attributes that both series share."""
     details = {
         "ReconCompletion": group.completion.value,
-        "ReconNoise": "measured" if emission.noise_is_measured else "estimated",
+        "ReconNoise": emission.noise.value,
         **emission.details,
         **group.notes,
     }

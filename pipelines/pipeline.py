@@ -88,7 +88,7 @@ class Pipeline:
         emission = Emission(
             kind=result.kind.value,
             calibration=result.calibration,
-            noise_is_measured=preparation.prepared.noise_is_measured,
+            noise=preparation.noise_source,
             pipeline=self._name,
             parameters_digest=self._digest,
             details=result.details,

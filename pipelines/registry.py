@@ -51,6 +51,14 @@ class Parameters(AnyParameters):
     whiten: bool = Field(
         True, description="Whiten coils with the noise scan; off for data that the scanner has already whitened."
     )
+    noise_level: float | None = Field(
+        None,
+        gt=0,
+        le=1e30,
+        allow_inf_nan=False,
+        description="Standard deviation of the complex noise (root of E|n|^2) of a readout sample, of data whitened "
+        "elsewhere: 1.414 behind Gadgetron's NoiseAdjust. Noise scans are then not used.",
+    )
     coil_compression: int = Field(0, ge=0, le=256, description="Virtual coils to compress to; 0 keeps all coils.")
     parts: tuple[Part, ...] = Field(
         (Part.MAGNITUDE,),

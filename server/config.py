@@ -22,9 +22,10 @@ from pipelines import registry
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.errors import PipelineError
 from server.endpoints import GIB, MIB, Admin, Gadgetron, Listen
-from server.endpoints import Section as _Section
-from server.endpoints import setting as _setting
 from server.errors import SettingsError
+from server.section import Noise
+from server.section import Section as _Section
+from server.section import setting as _setting
 from server.wire.messages import WireLimits
 
 PREFIX = "ECHOTRAIN_"
@@ -131,12 +132,12 @@ _ALIASES = {
     "default": "default",
     "default.xml": "default",
     "openrecon": "default",
-    "default_measurement_dependencies": "none",
-    "default_measurement_dependencies.xml": "none",
+    "default_measurement_dependencies": "noise",
+    "default_measurement_dependencies.xml": "noise",
     "isalive.xml": "none",
     "gtquery.xml": "none",
     "null": "none",
-    "NoiseSummaryGadget": "none",
+    "NoiseSummaryGadget": "noise_query",
 }
 
 
@@ -146,9 +147,9 @@ class Pipelines(_Section):
     default: str = _setting("sense", "Pipeline behind the aliases that say `default`.")
     aliases: dict[str, str] = _setting(
         _ALIASES,
-        "Further names and what they mean: a pipeline, `default`, or `none` (take the data, answer CLOSE without "
-        "images). For a Gadgetron XML configuration the names of its gadgets are looked up, then `<xml>`. Yours are "
-        "added to these.",
+        "Further names and what they mean: a pipeline, `default`, `none` (take the data, answer CLOSE without images), "
+        "`noise` (keep the noise measurement) or `noise_query` (say whether one is kept). For a Gadgetron XML "
+        "configuration the names of its gadgets are looked up, then `<xml>`. Yours are added to these.",
     )
     parameters: dict[str, dict[str, Any]] = _setting(
         {}, "Parameters by pipeline, used where the scanner sends none; see the README for each pipeline's own."
@@ -164,7 +165,7 @@ class Pipelines(_Section):
         try:
             registry.find(self.default)
             for target in self.aliases.values():
-                if target not in {"default", "none"}:
+                if target not in {"default", "none", "noise", "noise_query"}:
                     registry.find(target)
             for name, values in self.parameters.items():
                 registry.find(name).parse(values)
@@ -200,6 +201,7 @@ class Settings(BaseSettings):
     workers: Workers = Workers()
     pipelines: Pipelines = Pipelines()
     emission: Emission = Emission()
+    noise: Noise = Noise()
     logs: Logs = Logs()
 
     @classmethod

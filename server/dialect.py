@@ -20,10 +20,11 @@ from server.intake import Intake, intake_for
 from server.jobs import Returned
 from server.logs import logger, printable
 from server.node_intake import NodeImageIntake, NodeReadoutIntake
+from server.noise_desk import NoiseDesk
 from server.outcome import TEXT_LENGTH, error_text
 from server.selection import Selection, select, select_for_node
 from server.wire.connection import Connection, Role
-from server.wire.messages import Buffers
+from server.wire.messages import Buffers, DependencyAnswer, Text
 
 MOST_WARNINGS = 20
 """Warnings that are written into the attributes of images for Gadgetron."""
@@ -50,7 +51,7 @@ class Dialect(Protocol):
         """What a configuration asks for; errors as in `server.selection.select`."""
         ...
 
-    def intake(self, selection: Selection, scan: ScanHeader | None, slots: SlotSource) -> Intake:
+    def intake(self, selection: Selection, scan: ScanHeader | None, slots: SlotSource, noise: NoiseDesk) -> Intake:
         """Where data go; errors as in `server.intake.intake_for`."""
         ...
 
@@ -60,6 +61,10 @@ class Dialect(Protocol):
 
     def failure(self, connection: Connection, error: Exception) -> Buffers:
         """An error that ends the session; CLOSE follows."""
+        ...
+
+    def answer(self, connection: Connection, answer: Text | DependencyAnswer) -> Buffers:
+        """What a session for noise measurements says."""
         ...
 
     def image(self, connection: Connection, image: Image, selection: Selection | None) -> Buffers:
@@ -89,9 +94,9 @@ class ScannerDialect:
         """A name, JSON or Gadgetron XML."""
         return select(text, self._settings.pipelines)
 
-    def intake(self, selection: Selection, scan: ScanHeader | None, slots: SlotSource) -> Intake:
+    def intake(self, selection: Selection, scan: ScanHeader | None, slots: SlotSource, noise: NoiseDesk) -> Intake:
         """As the selection says."""
-        return intake_for(selection, scan, slots, self._settings.limits.for_assembly())
+        return intake_for(selection, scan, slots, self._settings.limits.for_assembly(), noise)
 
     def warning(self, connection: Connection, session: str, text: str) -> Buffers:
         """TEXT, with the first letters that FIRE colours."""
@@ -101,6 +106,10 @@ class ScannerDialect:
     def failure(self, connection: Connection, error: Exception) -> Buffers:
         """TEXT."""
         return connection.text(error_text(error))
+
+    def answer(self, connection: Connection, answer: Text | DependencyAnswer) -> Buffers:
+        """TEXT or DEPENDENCY_QUERY."""
+        return connection.text(answer.text) if isinstance(answer, Text) else connection.dependency(answer.meta)
 
     def image(self, connection: Connection, image: Image, selection: Selection | None) -> Buffers:
         """IMAGE."""
@@ -141,13 +150,13 @@ class ParentDialect:
             text, self._settings.pipelines, self._preferred, as_arrays=self._settings.gadgetron.output == "image_array"
         )
 
-    def intake(self, selection: Selection, scan: ScanHeader | None, slots: SlotSource) -> Intake:
-        """One that takes buckets, recon data and image arrays as well."""
+    def intake(self, selection: Selection, scan: ScanHeader | None, slots: SlotSource, noise: NoiseDesk) -> Intake:
+        """One that takes buckets, recon data and image arrays as well; noise of earlier scans is NoiseAdjust's."""
         limits, entry = self._settings.limits.for_assembly(), selection.entry
         if entry is not None and entry.takes_images:
             return NodeImageIntake(scan)
         if entry is None or scan is None:
-            return intake_for(selection, scan, slots, limits)
+            return intake_for(selection, scan, slots, limits, noise)
         return NodeReadoutIntake(
             scan, lambda header: Assembler(header, entry.grouping, slots, limits), limits.max_open_bytes
         )
@@ -164,6 +173,11 @@ class ParentDialect:
     def failure(self, connection: Connection, error: Exception) -> Buffers:
         """ERROR."""
         return connection.error(error_text(error))
+
+    def answer(self, connection: Connection, answer: Text | DependencyAnswer) -> Buffers:
+        """Nothing: nodes are not chosen for noise measurements."""
+        del connection, answer
+        return []
 
     def image(self, connection: Connection, image: Image, selection: Selection | None) -> Buffers:
         """IMAGE, or IMAGE_ARRAY where the selection asks for arrays."""

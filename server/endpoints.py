@@ -1,24 +1,13 @@
-"""Settings of where the server is reached, and what sections of settings have in common; `config.py` has the rest."""
+"""Settings of where the server is reached: by scanners, by HTTP, by Gadgetron; `config.py` has the rest."""
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from server.section import Section, setting
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
-
-
-def setting(default: Any, description: str, *, unit: str = "", **constraints: Any) -> Any:
-    """One setting with its default, what it is for and its unit."""
-    return Field(default, description=description, json_schema_extra={"unit": unit}, **constraints)
-
-
-class Section(BaseModel):
-    """A section of the settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class Listen(Section):

@@ -11,14 +11,16 @@ from typing import Protocol
 
 from pipelines.assembly.assembler import Assembler
 from pipelines.assembly.buffer import SlotSource
-from pipelines.assembly.frame import Group
+from pipelines.assembly.frame import Group, NoiseCovariance
 from pipelines.assembly.limits import AssemblyLimits
+from pipelines.assembly.noise import NoiseMeasurement
 from pipelines.image_group import ImageGroup
 from pipelines.mrd import Acquisitions, Image, Waveform
 from pipelines.scan_header import ScanHeader
 from server.errors import ProtocolError
 from server.jobs import Returned
-from server.selection import Selection
+from server.noise_desk import NoiseDesk
+from server.selection import Purpose, Selection
 
 Work = Group | ImageGroup | Returned
 
@@ -64,23 +66,42 @@ class Intake(Protocol):
         ...
 
 
-def intake_for(selection: Selection, scan: ScanHeader | None, slots: SlotSource, limits: AssemblyLimits) -> Intake:
-    """The intake for a configuration and a scan header.
+def intake_for(
+    selection: Selection, scan: ScanHeader | None, slots: SlotSource, limits: AssemblyLimits, noise: NoiseDesk
+) -> Intake:
+    """The intake for a configuration and a scan header; without a header for what needs none.
 
     Raises:
         PipelineError: the header asks for what this pipeline or these limits do not allow.
     """
     if selection.entry is not None and selection.entry.takes_images:
         return ImageIntake(scan)
-    if selection.entry is None or scan is None:
+    if selection.purpose is Purpose.NOISE_QUERY:
+        return NoiseQueryIntake(str(selection.parameters.get("noise_file", "")), noise)
+    if scan is None:
         return NothingIntake()
-    return ReadoutIntake(Assembler(scan, selection.entry.grouping, slots, limits))
+    if selection.purpose is Purpose.NOISE:
+        return NoiseIntake(scan, limits, noise)
+    if selection.entry is None:
+        return NothingIntake()
+    given, warnings = noise.noise_for(scan) if _wants_noise(selection) else (None, list[str]())
+    assembler = Assembler(scan, selection.entry.grouping, slots, limits, given)
+    return ReadoutIntake(assembler, scan, noise, given, warnings)
+
+
+def _wants_noise(selection: Selection) -> bool:
+    """Whether noise measured before would be used; not for data that are said to be white."""
+    parameters = selection.parameters
+    return bool(parameters.get("whiten", True)) and parameters.get("noise_level") is None
 
 
 class NothingIntake:
     """Takes everything and keeps nothing: liveness checks and the configuration `null`."""
 
-    counts: Mapping[str, int] = {}
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Nothing became of anything."""
+        return {}
 
     def acquisitions(self, batch: Acquisitions) -> list[Group]:
         """Leave them."""
@@ -155,11 +176,83 @@ class ImageIntake:
         """Nothing is held."""
 
 
-class ReadoutIntake:
-    """Raw readouts for the assembly."""
+class NoiseIntake(NothingIntake):
+    """A noise measurement, kept for the scans that depend on it; gives no images."""
 
-    def __init__(self, assembler: Assembler) -> None:
+    def __init__(self, scan: ScanHeader, limits: AssemblyLimits, noise: NoiseDesk) -> None:
+        self._scan = scan
+        self._noise = noise
+        self._measurement = NoiseMeasurement(limits)
+        self._warnings: list[str] = []
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Readouts by what became of them."""
+        return self._measurement.counts
+
+    def acquisitions(self, batch: Acquisitions) -> list[Group]:
+        """Sum the noise readouts among them."""
+        self._measurement.add(batch)
+        return []
+
+    def finish(self) -> list[Group]:
+        """Keep what was measured and say so."""
+        covariance = self._measurement.covariance()
+        if covariance is None:
+            self._warnings.append("no usable noise readout came; nothing was kept")
+        elif not self._scan.measurement_id:
+            self._warnings.append("the header has no measurementID to find this noise measurement by; it was not kept")
+        else:
+            self._warnings += self._noise.keep(self._scan, covariance)
+            self._noise.confirm(covariance)
+        return []
+
+    def take_warnings(self) -> list[str]:
+        """What was wrong with the readouts, or with keeping them."""
+        taken, self._warnings = [*self._measurement.take_warnings(), *self._warnings], []
+        return taken
+
+
+class NoiseQueryIntake(NothingIntake):
+    """Whether a noise measurement is here; answered at CLOSE, as Gadgetron does."""
+
+    def __init__(self, noise_file: str, noise: NoiseDesk) -> None:
+        self._noise_file = noise_file
+        self._noise = noise
+
+    def finish(self) -> list[Group]:
+        """Answer."""
+        self._noise.answer(self._noise_file)
+        return []
+
+
+class ReadoutIntake:
+    """Raw readouts for the assembly; what their noise readouts say is kept for later scans."""
+
+    def __init__(
+        self,
+        assembler: Assembler,
+        scan: ScanHeader,
+        noise: NoiseDesk,
+        given: NoiseCovariance | None,
+        warnings: Sequence[str],
+    ) -> None:
+        """An intake without any readout.
+
+        Args:
+            assembler: where readouts go.
+            scan: the header.
+            noise: where noise measurements are kept.
+            given: that of an earlier scan, which the assembler has for readouts without noise of their own.
+            warnings: about `given`, told only if it would have been used.
+        """
         self._assembler = assembler
+        self._scan = scan
+        self._noise = noise
+        self._given = given
+        self._about_given = warnings
+        self._warnings: list[str] = []
+        self._is_settled = False
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -168,7 +261,7 @@ class ReadoutIntake:
 
     def acquisitions(self, batch: Acquisitions) -> list[Group]:
         """Place readouts."""
-        return self._assembler.add(batch)
+        return self._settled(self._assembler.add(batch))
 
     def waveform(self, waveform: Waveform) -> None:
         """Keep a waveform as far as the assembly does."""
@@ -189,16 +282,29 @@ class ReadoutIntake:
 
     def finish(self) -> list[Group]:
         """Hand on what is left."""
-        return self._assembler.finish()
+        return self._settled(self._assembler.finish(), is_end=True)
 
     def take_ready(self) -> list[Group]:
         """Groups that were complete before an error."""
-        return self._assembler.take_ready()
+        return self._settled(self._assembler.take_ready())
 
     def take_warnings(self) -> list[str]:
-        """What the assembly has to say."""
-        return self._assembler.take_warnings()
+        """What the assembly has to say, and what is to be said of noise measurements."""
+        taken, self._warnings = [*self._assembler.take_warnings(), *self._warnings], []
+        return taken
 
     def abandon(self) -> None:
         """Give back the memory of open groups."""
         self._assembler.abandon()
+
+    def _settled(self, groups: list[Group], *, is_end: bool = False) -> list[Group]:
+        """The same groups; at the first of them, or at the end, it is known which noise the scan has."""
+        if (groups or is_end) and not self._is_settled:
+            self._is_settled = True
+            own = self._assembler.noise
+            if own is not None and self._scan.measurement_id:
+                self._warnings += self._noise.keep(self._scan, own)
+            elif own is None and groups and (self._given is not None or self._about_given):
+                self._warnings += self._about_given
+                self._noise.note_use(self._given)
+        return groups

@@ -20,7 +20,7 @@ FIELDS: Final = frozenset(
         "session", "peer_port", "pipeline", "outcome", "code", "kind",
         "duration_s", "first_image_s", "last_image_s", "acquisitions", "waveforms", "texts", "groups",
         "images", "received_images", "recon_data",
-        "warnings", "retried", "received_bytes", "sent_bytes", "counts",
+        "warnings", "retried", "channels", "samples", "dwell_us", "received_bytes", "sent_bytes", "counts",
         "host", "port", "admin_port", "gadgetron_port", "sessions", "workers", "device", "version", "signal",
         "grace_s", "reason",
     }

@@ -19,6 +19,7 @@ from server.errors import ClientError, DrainingError, SettingsError
 from server.execution.from_settings import make_executor
 from server.logs import logger
 from server.metrics import Metrics, product_version
+from server.noise_store import NoiseStore
 from server.session import Session
 
 CONNECT_S: Final = 20.0
@@ -77,6 +78,7 @@ async def serve_parent(settings: Settings, sock: socket.socket, *, preferred: st
         executor,
         Metrics(),
         Waiting(settings.limits.most_waiting_bytes),
+        NoiseStore(None, expiry_s=settings.noise.expiry_s, most_entries=1),
         ParentDialect(settings, preferred),
         already,
     )

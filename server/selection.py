@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Final, NoReturn, cast
 from xml.etree.ElementTree import Element, ParseError
 
@@ -34,21 +35,44 @@ MAX_PARAMETERS = 100
 MAX_VALUE = 4096
 
 
+class Purpose(StrEnum):
+    """What a session is for; all but the first may stand where a pipeline could."""
+
+    IMAGES = "images"
+    """Data for a pipeline."""
+    NOTHING = "none"
+    """Liveness checks."""
+    NOISE = "noise"
+    """A noise measurement, kept for later scans."""
+    NOISE_QUERY = "noise_query"
+    """Whether a noise measurement is kept."""
+
+
+_OTHER_PURPOSES = frozenset(set(Purpose) - {Purpose.IMAGES})
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What a session does.
 
     Attributes:
         entry: the pipeline; None when nothing is reconstructed (liveness checks, noise sessions).
-        parameters: checked parameters as they go to the pipeline.
+        parameters: checked parameters as they go to the pipeline; `noise_file` as it came of a noise query.
         warnings: sentences for the peer.
+        purpose: what it is for; IMAGES exactly when there is a pipeline.
         as_arrays: whether images go out as image arrays; only Gadgetron takes those.
     """
 
     entry: PipelineEntry | None
     parameters: Mapping[str, object] = field(default_factory=dict[str, object])
     warnings: tuple[str, ...] = ()
+    purpose: Purpose = Purpose.IMAGES
     as_arrays: bool = False
+
+    @property
+    def needs_header(self) -> bool:
+        """Whether data mean something only behind a scan header."""
+        return self.purpose in {Purpose.IMAGES, Purpose.NOISE}
 
 
 def select(text: str, settings: Pipelines) -> Selection:
@@ -92,14 +116,28 @@ def select_for_node(text: str, settings: Pipelines, preferred: str = "", *, as_a
     """
     text = _DECLARATION.sub("", text.strip("\0 \r\n\t"), count=1)
     if text and not text.startswith("<"):
-        return replace(select(text, settings), as_arrays=as_arrays)
+        return replace(_for_node(select(text, settings)), as_arrays=as_arrays)
     values = _values_of(_parse_xml(text)) if text else {}
     name = values.pop("pipeline", "") or preferred or settings.default
     output = values.pop("output", "image_array" if as_arrays else "images")
     if output not in {"images", "image_array"}:
         raise ParameterError(f"expected output 'images' or 'image_array', found '{printable(output, 40)}'")
     selection = _checked(_find(name, settings), _bounded(dict(values)), settings)
-    return replace(selection, as_arrays=output == "image_array")
+    return replace(_for_node(selection), as_arrays=output == "image_array")
+
+
+def _for_node(selection: Selection) -> Selection:
+    """The same, unless it is about noise measurements: Gadgetron keeps its own.
+
+    Raises:
+        UnknownPipelineError: it is.
+    """
+    if selection.purpose not in {Purpose.IMAGES, Purpose.NOTHING}:
+        raise UnknownPipelineError(
+            "an external node keeps no noise measurements, Gadgetron does; "
+            f"this server offers: {', '.join(sorted(registry.pipelines()))}"
+        )
+    return selection
 
 
 def _values_of(root: Element) -> dict[str, str]:
@@ -127,20 +165,20 @@ def _values_of(root: Element) -> dict[str, str]:
     return values
 
 
-def _find(name: str, settings: Pipelines) -> PipelineEntry | None:
+def _find(name: str, settings: Pipelines) -> PipelineEntry | Purpose:
     target = settings.aliases.get(name, name)
-    if target == "none":
-        return None
+    if target in _OTHER_PURPOSES:
+        return Purpose(target)
     if target == "default" and name in settings.aliases:
         target = settings.default
     return registry.find(target)
 
 
 def _checked(
-    entry: PipelineEntry | None, given: Mapping[str, object], settings: Pipelines, warnings: tuple[str, ...] = ()
+    entry: PipelineEntry | Purpose, given: Mapping[str, object], settings: Pipelines, warnings: tuple[str, ...] = ()
 ) -> Selection:
-    if entry is None:
-        return Selection(None, {}, warnings)
+    if isinstance(entry, Purpose):
+        return Selection(None, {}, warnings, entry)
     values = dict(settings.parameters.get(entry.name, {})) | dict(given)
     return Selection(entry, entry.parse(values).model_dump(), warnings)
 
@@ -163,7 +201,7 @@ def _from_json(text: str, current: Selection | None, settings: Pipelines) -> Sel
     if name:
         entry = _find(name.strip(), settings)
     elif current is not None:
-        entry = current.entry
+        entry = current.entry or current.purpose
     else:
         entry = _find(settings.default, settings)
     if current is not None and current.entry is entry:
@@ -229,20 +267,25 @@ def _gadget_name(element: Element) -> str:
 
 
 def _from_gadget(name: str, element: Element, settings: Pipelines) -> Selection:
-    """The pipeline behind a gadget. Those of its properties that the pipeline has are its parameters."""
-    entry = _find(name, settings)
-    if entry is None:
-        return _checked(None, {}, settings)
-    given: dict[str, object] = {}
-    for child in element:
-        if _local(child) == "property":
-            parts = {_local(part): part.text or "" for part in child} | dict(child.attrib)
-            given[parts.get("name", "").strip()] = parts.get("value", "").strip()
-    given = _bounded(given)
+    """What a gadget stands for. Those of its properties that the pipeline has are its parameters."""
+    entry, properties = _find(name, settings), _properties(element)
+    if isinstance(entry, Purpose):
+        asked = {"noise_file": properties.get("noise_file", "")} if entry is Purpose.NOISE_QUERY else {}
+        return Selection(None, asked, purpose=entry)
+    given = _bounded(properties)
     ours = {key: value for key, value in given.items() if key in entry.parameters.model_fields}
     others = ", ".join(printable(key, 40) for key in given if key not in ours)
     warnings = (f"properties of the gadget {printable(name, 40)} that mean nothing here: {others}",) if others else ()
     return _checked(entry, ours, settings, warnings)
+
+
+def _properties(element: Element) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for child in element:
+        if _local(child) == "property":
+            parts = {_local(part): part.text or "" for part in child} | dict(child.attrib)
+            found[parts.get("name", "").strip()] = parts.get("value", "").strip()
+    return found
 
 
 def _local(element: Element) -> str:

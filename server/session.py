@@ -11,7 +11,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Final
 
 from pipelines.assembly.frame import Group
 from pipelines.errors import HeaderError
@@ -31,25 +30,23 @@ from server.intake import Intake, NothingIntake
 from server.jobs import OrderedJobs, Returned
 from server.metrics import Metrics, product_version
 from server.node_intake import NodeImageIntake, NodeReadoutIntake
+from server.noise_desk import NoiseDesk
+from server.noise_store import NoiseStore
 from server.outcome import ClientLeftError
 from server.report import Report
 from server.selection import Selection, refine
-from server.wire.messages import Close, ConfigFile, ConfigText, Event, Header, PeerError, Query, Response, Text
-
-_MESSAGE_TYPES: Final[dict[type, str]] = {
-    ConfigFile: "config",
-    ConfigText: "config",
-    Header: "header",
-    Acquisitions: "acquisition",
-    Waveform: "waveform",
-    Image: "image",
-    Bucket: "bucket",
-    ReconData: "recon_data",
-    ImageArray: "image_array",
-    Text: "text",
-    Query: "query",
-    Close: "close",
-}
+from server.wire.messages import (
+    Close,
+    ConfigFile,
+    ConfigText,
+    DependencyAnswer,
+    Event,
+    Header,
+    PeerError,
+    Query,
+    Response,
+    Text,
+)
 
 
 class Session:
@@ -67,6 +64,7 @@ class Session:
         executor: Executor,
         metrics: Metrics,
         waiting: Waiting,
+        noise: NoiseStore,
         dialect: Dialect | None = None,
         already: bytes = b"",
     ) -> None:
@@ -77,6 +75,7 @@ class Session:
             executor: where groups are reconstructed.
             metrics: what is counted.
             waiting: bytes that wait, of all sessions.
+            noise: measurements of earlier scans.
             dialect: how to speak to the peer; as to a scanner unless given.
             already: what was read from the socket before it was ours.
         """
@@ -86,6 +85,7 @@ class Session:
         self._executor = executor
         self._metrics = metrics
         self._waiting = waiting
+        self._noise = NoiseDesk(noise, self.id, self._tell)
         self._dialect: Dialect = ScannerDialect(settings) if dialect is None else dialect
         self._connection = self._dialect.connect()
         self.socket = Ingest(self._connection, settings.timeouts, self, already)
@@ -126,13 +126,12 @@ class Session:
         Raises:
             ServerError, PipelineError: the event cannot be served; the session ends with this error.
         """
-        n = len(event) if isinstance(event, Acquisitions) else 1
         if self._header_error is not None and not isinstance(event, Text | Query):
             raise self._header_error
-        self._metrics.received_messages.labels(_MESSAGE_TYPES.get(type(event), "other")).inc(n)
+        self.report.note_event(event)
         match event:
             case Acquisitions():
-                self._take_acquisitions(event)
+                self._submit(self._intake.acquisitions(event))
             case Waveform():
                 self._take_waveform(event)
             case ConfigFile(text) | ConfigText(text):
@@ -150,7 +149,7 @@ class Session:
                 raise ProtocolError("the client reported an error of its own and stopped", kind="bad_order")
             case Image() | Bucket() | ReconData() | ImageArray():
                 self._take_whole(event)
-            case Response():
+            case Response() | DependencyAnswer():
                 raise ProtocolError("a response was sent, but this server asks nothing", kind="bad_order")
 
     def input_failed(self, error: Exception) -> None:
@@ -188,6 +187,8 @@ class Session:
         self.report.pipeline = selection.entry.name if selection.entry is not None else ""
         for warning in selection.warnings:
             self._warn(warning)
+        if not selection.needs_header:
+            self._begin_intake()
 
     def _take_header(self, event: Header) -> None:
         self._xml = event.xml
@@ -209,62 +210,49 @@ class Session:
         if self.report.texts > self._settings.limits.texts:
             raise LimitError(f"more than {self._settings.limits.texts} texts and queries in one session")
 
-    def _take_acquisitions(self, event: Acquisitions) -> None:
-        self.report.acquisitions += len(event)
-        self._submit(self._intake.acquisitions(event))
-
     def _take_waveform(self, event: Waveform) -> None:
-        self.report.waveforms += 1
         self._intake.waveform(event)
         self._submit(self._intake.take_ready())
 
     def _take_whole(self, event: Image | Bucket | ReconData | ImageArray) -> None:
         """Take an image, or what Gadgetron has gathered; a configuration for nothing leaves the latter."""
-        match event:
-            case Image():
-                self.report.received_images += 1
-                self._submit(self._intake.image(event))
-                return
-            case ImageArray():
-                self.report.received_images += event.headers.size
-            case Bucket():
-                self.report.acquisitions += len(event)
-            case ReconData():
-                self.report.recon_data += 1
-        if isinstance(self._intake, NodeReadoutIntake | NodeImageIntake):
+        if isinstance(event, Image):
+            self._submit(self._intake.image(event))
+        elif isinstance(self._intake, NodeReadoutIntake | NodeImageIntake):
             self._submit(self._intake.message(event))
 
     def _begin_intake(self) -> None:
         """Choose where data go; nothing is held before the first readout. An impossible header fails here."""
-        self._intake, self._scaler = NothingIntake(), None
-        if self._selection is None or self._selection.entry is None or self._xml is None:
+        self._intake, self._scaler, self._header_error = NothingIntake(), None, None
+        selection = self._selection
+        if selection is None or (selection.needs_header and self._xml is None):
             return
-        takes_images = self._selection.entry.takes_images
+        takes_images = selection.entry is not None and selection.entry.takes_images
         scan: ScanHeader | None = None
-        self._header_error = None
-        try:
-            scan = parse_scan_header(self._xml, max_bytes=self._settings.limits.xml_bytes)
-        except HeaderError as error:
-            if takes_images:
-                # Clients that send a file of images without a header send a sentence in its place.
-                self._warn_once(f"the header is not used: {error}")
-            elif self._xml.lstrip().startswith(b"<"):
-                raise
-            else:
-                # The JSON configuration behind it may yet choose a pipeline for images, which needs no header.
-                self._header_error = error
-                return
+        if selection.needs_header and self._xml is not None:
+            try:
+                scan = parse_scan_header(self._xml, max_bytes=self._settings.limits.xml_bytes)
+            except HeaderError as error:
+                if takes_images:
+                    # Clients that send a file of images without a header send a sentence in its place.
+                    self._warn_once(f"the header is not used: {error}")
+                elif self._xml.lstrip().startswith(b"<"):
+                    raise
+                else:
+                    # The JSON configuration behind it may yet choose a pipeline for images, which needs no header.
+                    self._header_error = error
+                    return
         is_scaled = self._settings.emission.pixels == "uint16" and self._dialect.may_scale
         if is_scaled and scan is not None and not takes_images:
             self._scaler = SeriesScaler() if scan.bits_stored is None else SeriesScaler(min(scan.bits_stored, 16))
-        self._intake = self._dialect.intake(self._selection, scan, self._executor.slots)
+        self._intake = self._dialect.intake(selection, scan, self._executor.slots, self._noise)
 
     def _take_close(self, event: Close) -> None:
         if not event.announced and self._dialect.announces_close:
             self.stop(ClientLeftError("the peer ended the connection without CLOSE"))
             return
         if not event.announced:
-            if self._selection is None or (self._selection.entry is not None and self._xml is None):
+            if self._selection is None or (self._selection.needs_header and self._xml is None):
                 raise ClientLeftError("the client closed the connection before it sent a scan")
             self._warn("the connection was closed without CLOSE; taken as the end of the scan")
         self._submit(self._intake.finish())
@@ -310,6 +298,9 @@ class Session:
         if text not in self._warned:
             self._warned.add(text)
             self._warn(text)
+
+    def _tell(self, answer: Text | DependencyAnswer) -> None:
+        self.socket.post(self._dialect.answer(self._connection, answer))
 
     def _reply(self, event: Query) -> None:
         health = self._executor.health()

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.calibration import CalibrationStore
 from pipelines.assembly.completion import CompletionRules, Key
-from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey
+from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey, NoiseCovariance
 from pipelines.assembly.grid import Cells, Grid
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
-from pipelines.assembly.noise import NoiseStore
+from pipelines.assembly.noise import NoiseCollector
 from pipelines.assembly.open_group import OpenGroup, Progress
 from pipelines.assembly.routing import Route, Run, runs, where
 from pipelines.errors import AssemblyError, BudgetError
@@ -51,9 +51,14 @@ class Assembler:
     """
 
     def __init__(
-        self, scan: ScanHeader, grouping: Grouping, slots: SlotSource, limits: AssemblyLimits | None = None
+        self,
+        scan: ScanHeader,
+        grouping: Grouping,
+        slots: SlotSource,
+        limits: AssemblyLimits | None = None,
+        noise: NoiseCovariance | None = None,
     ) -> None:
-        """An assembler without any readout.
+        """An assembler without any readout; `noise` is for a scan that brings no noise readouts of its own.
 
         Raises:
             AssemblyError: no encoding space is Cartesian.
@@ -70,7 +75,7 @@ class Assembler:
         self._open: dict[Key, OpenGroup] = {}
         self._closed: dict[Key, bool] = {}
         self._ready: list[Group] = []
-        self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
+        self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger, noise)
         self._calibration = CalibrationStore(self._limits, self._ledger)
         self._open_bytes = 0
         self._n_coils: int | None = None
@@ -156,7 +161,7 @@ class Assembler:
         for ready in self.take_ready():
             ready.release()
         self._open.clear()
-        self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
+        self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger)
         self._calibration = CalibrationStore(self._limits, self._ledger)
         self._open_bytes = 0
 
@@ -173,6 +178,11 @@ class Assembler:
     def counts(self) -> Mapping[str, int]:
         """Readouts by what became of them (`Fate`); their sum is the number of readouts that came."""
         return {fate.value: number for fate, number in self._ledger.counts.items()}
+
+    @property
+    def noise(self) -> NoiseCovariance | None:
+        """What the scan's own noise readouts say so far."""
+        return self._noise.covariance()
 
     @property
     def bytes_held(self) -> int:
@@ -321,7 +331,8 @@ class Assembler:
                 is_complete=progress.missing == 0,
                 expected_lines=progress.promised,
                 calibration=calibration,
-                noise=self._noise.final_scan(),
+                noise=self._noise.final(group.n_coils),
+                dwell_us=group.dwell_us(),
                 slots=(group.slot, *slots),
             )
         )

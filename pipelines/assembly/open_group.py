@@ -42,6 +42,7 @@ class OpenGroup:
     """K-space of one group while readouts arrive.
 
     Attributes:
+        n_coils: channels of each readout.
         placed: readouts summed into the lines.
         visits: how often the stream came (back) to this group; 1 means that it has not been interleaved.
         flagged_average: average counter of the readout that carried a LAST flag, or None.
@@ -60,6 +61,9 @@ class OpenGroup:
         self._is_calibration = np.zeros(z * y, np.bool_)
         self._extent: tuple[int, int] | None = None
         self._nearest: tuple[int, NDArray[np.void]] | None = None
+        self._dwell_us: np.float32 | None = None
+        self._reciprocal_dwells: NDArray[np.float64] | None = None  # only once dwell times differ
+        self.n_coils = n_coils
         self.placed = 0
         self.visits = 0
         self.flagged_average: int | None = None
@@ -142,6 +146,21 @@ class OpenGroup:
         nearest = int(ranks.argmin())
         if self._nearest is None or ranks[nearest] < self._nearest[0]:
             self._nearest = (int(ranks[nearest]), headers[nearest : nearest + 1].copy())
+        dwell_us = headers["sample_time_us"]
+        if self._dwell_us is None:
+            self._dwell_us = dwell_us[0].copy()
+        if self._reciprocal_dwells is not None or (dwell_us != self._dwell_us).any():
+            self._add_dwells(cells, dwell_us)
+
+    def _add_dwells(self, cells: Cells, dwell_us: NDArray[np.float32]) -> None:
+        """Sum `1 / dwell`, which the noise variance follows, from the first readout on that is unlike the first one."""
+        with np.errstate(divide="ignore", invalid="ignore"):  # an unknown dwell time gives infinity or NaN
+            added = 1 / np.where(dwell_us > 0, dwell_us, 0).astype(np.float64)
+            if self._reciprocal_dwells is None:
+                before = 1 / np.float64(max(self._dwell_us or 0, 0))
+                self._reciprocal_dwells = self._counts * before  # the counts have these readouts already
+                added -= before
+            np.add.at(self._reciprocal_dwells, cells, added)
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -187,6 +206,14 @@ class OpenGroup:
     def counts(self) -> NDArray[np.float32]:
         """`(1, z, y)`."""
         return self._counts.reshape(1, *self.grid.shape[:2])
+
+    def dwell_us(self) -> NDArray[np.float32] | None:
+        """`(1, z, y)`, harmonic mean over the readouts of each line, 0 where unknown; None when all are alike."""
+        if self._reciprocal_dwells is None:
+            return None
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            means = (self._counts / self._reciprocal_dwells).astype(np.float32)
+        return np.where(np.isfinite(means) & (means > 0), means, np.float32(0)).reshape(1, *self.grid.shape[:2])
 
     def calibration_lines(self) -> NDArray[np.bool_]:
         """`(z, y)`."""

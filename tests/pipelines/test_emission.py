@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.assembly.frame import NoiseSource
 from pipelines.emission import (
     MAGNITUDE_SERIES,
     UNCERTAINTY_SERIES,
@@ -20,7 +21,7 @@ from pipelines.scan_header import Encoding, Limit, Space
 KNOWN = Emission(
     kind="noise",
     calibration="analytic",
-    noise_is_measured=True,
+    noise=NoiseSource.MEASURED,
     pipeline="sense",
     parameters_digest="ab12",
     details={"ReconIterations": "12"},
@@ -162,7 +163,7 @@ def test_meta_says_what_is_missing_and_guessed(make_group):
     counts[0, 0, 10:] = 0
     group = make_group(counts=counts, is_complete=False, expected_lines=16)
 
-    (magnitude, _), _ = emitted(group, replace(KNOWN, noise_is_measured=False, provenance={}))
+    (magnitude, _), _ = emitted(group, replace(KNOWN, noise=NoiseSource.ESTIMATED, provenance={}))
 
     assert magnitude.meta["Incomplete"] == ["10 of 16 lines"]
     assert magnitude.meta["ReconNoise"] == ["estimated"]

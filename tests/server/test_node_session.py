@@ -188,7 +188,7 @@ async def test_noise_and_separate_calibration_wait_for_the_readout_that_tells_th
 
         assert kinds(heard) == ["Image", "Image", "Close"]
         (job,) = executor.jobs
-        assert job.group.noise.samples.shape[0] == 3
+        assert job.group.noise.n_samples == noise.samples.shape[0] * noise.n_samples
         assert job.group.calibration.kspace.shape == (2, 1, 12, 32)
         assert job.group.scan.encodings[0].encoded.matrix[0] == 32
 
