@@ -91,7 +91,7 @@ class Pipeline:
             noise=preparation.noise_source,
             pipeline=self._name,
             parameters_digest=self._digest,
-            details=result.details,
+            details={**result.details, **preparation.details},
             provenance=provenance,
             parts=self._parameters.parts,
         )
@@ -103,7 +103,9 @@ class Pipeline:
             **_stages(result, reconstructed_at - prepared_at),
             "post": time.perf_counter() - reconstructed_at,
         }
-        return PipelineOutput(images, stages_s, tuple(dict.fromkeys([*preparation.warnings, *warnings])))
+        return PipelineOutput(
+            images, stages_s, tuple(dict.fromkeys([*preparation.warnings, *result.warnings, *warnings]))
+        )
 
     def _finite(self, values: Tensor, what: str) -> NDArray[Any]:
         """Values on the CPU; a result that is not finite is never sent."""

@@ -16,10 +16,10 @@ from pipelines.mrd import Acquisitions, Image, Waveform
 from pipelines.scan_header import ScanHeader
 from server.config import Settings
 from server.image_arrays import array_of
-from server.intake import Intake, intake_for
+from server.intake import intake_for
 from server.jobs import Returned
 from server.logs import logger, printable
-from server.node_intake import NodeImageIntake, NodeReadoutIntake
+from server.node_intake import AnyIntake, NodeImageIntake, NodeReadoutIntake
 from server.noise_desk import NoiseDesk
 from server.outcome import TEXT_LENGTH, error_text
 from server.selection import Selection, select, select_for_node
@@ -51,7 +51,7 @@ class Dialect(Protocol):
         """What a configuration asks for; errors as in `server.selection.select`."""
         ...
 
-    def intake(self, selection: Selection, scan: ScanHeader | None, slots: SlotSource, noise: NoiseDesk) -> Intake:
+    def intake(self, selection: Selection, scan: ScanHeader | None, slots: SlotSource, noise: NoiseDesk) -> AnyIntake:
         """Where data go; errors as in `server.intake.intake_for`."""
         ...
 
@@ -94,7 +94,7 @@ class ScannerDialect:
         """A name, JSON or Gadgetron XML."""
         return select(text, self._settings.pipelines)
 
-    def intake(self, selection: Selection, scan: ScanHeader | None, slots: SlotSource, noise: NoiseDesk) -> Intake:
+    def intake(self, selection: Selection, scan: ScanHeader | None, slots: SlotSource, noise: NoiseDesk) -> AnyIntake:
         """As the selection says."""
         return intake_for(selection, scan, slots, self._settings.limits.for_assembly(), noise)
 
@@ -150,7 +150,7 @@ class ParentDialect:
             text, self._settings.pipelines, self._preferred, as_arrays=self._settings.gadgetron.output == "image_array"
         )
 
-    def intake(self, selection: Selection, scan: ScanHeader | None, slots: SlotSource, noise: NoiseDesk) -> Intake:
+    def intake(self, selection: Selection, scan: ScanHeader | None, slots: SlotSource, noise: NoiseDesk) -> AnyIntake:
         """One that takes buckets, recon data and image arrays as well; noise of earlier scans is NoiseAdjust's."""
         limits, entry = self._settings.limits.for_assembly(), selection.entry
         if entry is not None and entry.takes_images:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from pipelines.assembly.assembler import Assembler
+from pipelines.assembly.assembly import Assembly, make_assembly
 from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.frame import Group, NoiseCovariance
 from pipelines.assembly.limits import AssemblyLimits
@@ -18,11 +18,8 @@ from pipelines.image_group import ImageGroup
 from pipelines.mrd import Acquisitions, Image, Waveform
 from pipelines.scan_header import ScanHeader
 from server.errors import ProtocolError
-from server.jobs import Returned
 from server.noise_desk import NoiseDesk
 from server.selection import Purpose, Selection
-
-Work = Group | ImageGroup | Returned
 
 
 class Intake(Protocol):
@@ -37,7 +34,7 @@ class Intake(Protocol):
         """Readouts by what became of them."""
         ...
 
-    def acquisitions(self, batch: Acquisitions) -> Sequence[Work]:
+    def acquisitions(self, batch: Acquisitions) -> Sequence[Group | ImageGroup]:
         """Take readouts; nothing of the batch is kept. Returns work that is complete now."""
         ...
 
@@ -45,15 +42,15 @@ class Intake(Protocol):
         """Take a waveform."""
         ...
 
-    def image(self, image: Image) -> Sequence[Work]:
+    def image(self, image: Image) -> Sequence[Group | ImageGroup]:
         """Take an image. Returns work that is complete now."""
         ...
 
-    def finish(self) -> Sequence[Work]:
+    def finish(self) -> Sequence[Group | ImageGroup]:
         """Take note that the data have ended. Returns what is left to do."""
         ...
 
-    def take_ready(self) -> Sequence[Work]:
+    def take_ready(self) -> Sequence[Group | ImageGroup]:
         """Work that was complete before a method raised."""
         ...
 
@@ -85,7 +82,7 @@ def intake_for(
     if selection.entry is None:
         return NothingIntake()
     given, warnings = noise.noise_for(scan) if _wants_noise(selection) else (None, list[str]())
-    assembler = Assembler(scan, selection.entry.grouping, slots, limits, given)
+    assembler = make_assembly(scan, selection.entry.grouping, slots, limits, selection.parameters, given)
     return ReadoutIntake(assembler, scan, noise, given, warnings)
 
 
@@ -231,7 +228,7 @@ class ReadoutIntake:
 
     def __init__(
         self,
-        assembler: Assembler,
+        assembler: Assembly,
         scan: ScanHeader,
         noise: NoiseDesk,
         given: NoiseCovariance | None,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from pipelines.assembly.assembler import Assembler
+from pipelines.assembly.frame import Group
 from pipelines.assembly.gadgetron import bucket_readouts, is_oversampling_removed, recon_readouts, without_oversampling
 from pipelines.errors import BudgetError
 from pipelines.gadgetron import Bucket, ImageArray, ReconData
@@ -24,8 +25,10 @@ from pipelines.mrd import AcquisitionFlag, Acquisitions, Image, Waveform, flagge
 from pipelines.scan_header import ScanHeader
 from server.errors import ProtocolError
 from server.image_arrays import images_of
-from server.intake import Work
+from server.intake import Intake
 from server.jobs import Returned
+
+Work = Group | ImageGroup | Returned
 
 _FOR_OTHER_THINGS = (
     AcquisitionFlag.IS_NOISE_MEASUREMENT,
@@ -222,3 +225,7 @@ def _copied(batch: Acquisitions) -> Acquisitions:
     """Readouts on memory of their own: those that come lie in the receive buffer."""
     track = None if batch.trajectory is None else np.array(batch.trajectory)
     return Acquisitions(batch.headers.copy(), np.array(batch.samples), track)
+
+
+AnyIntake = Intake | NodeReadoutIntake | NodeImageIntake
+"""Where the data of any session go."""

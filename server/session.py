@@ -26,10 +26,10 @@ from server.dialect import Dialect, ScannerDialect
 from server.errors import LimitError, ProtocolError, ServerError
 from server.execution.executor import Executor, Job
 from server.ingest import Ingest
-from server.intake import Intake, NothingIntake
+from server.intake import NothingIntake
 from server.jobs import OrderedJobs, Returned
 from server.metrics import Metrics, product_version
-from server.node_intake import NodeImageIntake, NodeReadoutIntake
+from server.node_intake import AnyIntake, NodeImageIntake, NodeReadoutIntake
 from server.noise_desk import NoiseDesk
 from server.noise_store import NoiseStore
 from server.outcome import ClientLeftError
@@ -93,7 +93,7 @@ class Session:
         self._selection: Selection | None = None
         self._xml: bytes | None = None
         self._header_error: HeaderError | None = None
-        self._intake: Intake = NothingIntake()
+        self._intake: AnyIntake = NothingIntake()
         self._scaler: SeriesScaler | None = None
         self._error: Exception | None = None
         self._is_running = False

@@ -20,17 +20,20 @@ from numpy.typing import NDArray
 
 from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.calibration import CalibrationStore
-from pipelines.assembly.completion import CompletionRules, Key
+from pipelines.assembly.completion import FLAG_FRACTION, CompletionRules, Key
 from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey, NoiseCovariance
-from pipelines.assembly.grid import Cells, Grid
+from pipelines.assembly.grid import CARTESIAN, Cells, Grid
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
+from pipelines.assembly.navigators import NavigatorStore
 from pipelines.assembly.noise import NoiseCollector
-from pipelines.assembly.open_group import OpenGroup, Progress
+from pipelines.assembly.open_group import OpenGroup
+from pipelines.assembly.ramps import first_column, on_grid
 from pipelines.assembly.routing import Route, Run, runs, where
+from pipelines.assembly.waveforms import WaveformStore
 from pipelines.errors import AssemblyError, BudgetError
 from pipelines.mrd import Acquisitions, Waveform
-from pipelines.scan_header import ScanHeader, TrajectoryType
+from pipelines.scan_header import ScanHeader
 
 FEWEST_STRAYS = 100
 """Readouts out of range that are always forgiven, before `AssemblyLimits.max_out_of_range_fraction` counts."""
@@ -47,7 +50,7 @@ class Assembler:
 
     Attributes:
         grouping: what a group holds.
-        waveforms: number of waveforms that came; they are not kept.
+        waveforms: those of the scan.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Assembler:
         slots: SlotSource,
         limits: AssemblyLimits | None = None,
         noise: NoiseCovariance | None = None,
+        waveforms: WaveformStore | None = None,
     ) -> None:
         """An assembler without any readout; `noise` is for a scan that brings no noise readouts of its own.
 
@@ -65,11 +69,11 @@ class Assembler:
             BudgetError: the header announces more than the limits allow.
         """
         self.grouping = grouping
-        self.waveforms = 0
         self._scan = scan
         self._slots = slots
         self._limits = limits or AssemblyLimits()
         self._ledger = Ledger()
+        self.waveforms = waveforms or WaveformStore(self._limits.max_waveform_bytes, self._ledger)
         self._rules = CompletionRules(self._limits.min_complete_fraction, self._ledger)
         self._grids: dict[int, Grid] = {}
         self._open: dict[Key, OpenGroup] = {}
@@ -77,12 +81,14 @@ class Assembler:
         self._ready: list[Group] = []
         self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger, noise)
         self._calibration = CalibrationStore(self._limits, self._ledger)
+        self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
         self._open_bytes = 0
+        self._n_unfinished = 0
         self._n_coils: int | None = None
-        if all(encoding.trajectory is not TrajectoryType.CARTESIAN for encoding in scan.encodings):
+        if all(encoding.trajectory not in CARTESIAN for encoding in scan.encodings):
             self._grid(0)
         for number, encoding in enumerate(scan.encodings):
-            if encoding.trajectory is TrajectoryType.CARTESIAN:
+            if encoding.trajectory in CARTESIAN:
                 self._check_group_bytes(self._grid(number), scan.receiver_channels or 1)
 
     # -- what the session calls --------------------------------------------------------------------------------------
@@ -104,15 +110,25 @@ class Assembler:
             for run in runs(batch):
                 if run.route is Route.KEPT_OUT:
                     self._ledger.count(Fate.KEPT_OUT, len(run))
+                elif run.route is Route.NAVIGATOR:
+                    self._navigators.add(run, self._grids.get(run.key[0]))
                 else:
                     self._follow(run)
             self._check_strays()
         return self.take_ready()
 
     def add_waveform(self, waveform: Waveform) -> None:
-        """Count a physiology waveform; Cartesian assembly by counters has no use for it."""
-        del waveform
-        self.waveforms += 1
+        """Keep a physiology waveform for the groups of its time."""
+        self.waveforms.add(waveform)
+
+    def end(self, slice_: int, repetition: int) -> list[Group]:
+        """Hand on the groups of a slice that the caller takes for over, if they have most of their lines together."""
+        over = [each for each in self._open.values() if (each.key.slice, each.key.repetition) == (slice_, repetition)]
+        progress = [group.progress() for group in over]
+        missing, promised = sum(each.missing for each in progress), sum(each.promised for each in progress)
+        if missing <= (1 - FLAG_FRACTION) * promised:
+            self._hand_on_or_report(over, Completion.COUNTER)
+        return self.take_ready()
 
     def end_unit(self, *, is_whole: bool) -> list[Group]:
         """Hand on what is complete at the end of a unit that the sender has closed (a bucket, recon data).
@@ -131,27 +147,18 @@ class Assembler:
         Raises:
             AssemblyError: imaging readouts came but every one of them lies outside the header's ranges.
         """
-        n_unfinished = 0
-        for group in list(self._open.values()):
-            if self._rules.is_worth(group):
-                self._hand_on(group, Completion.CLOSE)
-                continue
-            n_unfinished += 1
-            if n_unfinished <= MAX_REPORTED:
-                self._ledger.warn(
-                    f"unfinished {n_unfinished}", f"{_describe(group, group.progress())}; not reconstructed"
-                )
-            self._drop(group)
-        if n_unfinished > MAX_REPORTED:
-            self._ledger.warn("unfinished", f"{n_unfinished} groups in all were too incomplete to reconstruct")
+        self._hand_on_or_report(list(self._open.values()), Completion.CLOSE)
+        if self._n_unfinished > MAX_REPORTED:
+            self._ledger.warn("unfinished", f"{self._n_unfinished} groups in all were too incomplete to reconstruct")
         if self._ledger.counts[Fate.OUT_OF_RANGE] and not self._ledger.counts[Fate.IMAGING]:
             raise AssemblyError(
                 f"none of {self._ledger.counts[Fate.OUT_OF_RANGE]} readouts lies inside the header's encoding limits"
             )
-        useless = self._ledger.counts[Fate.KEPT_OUT] + self._ledger.counts[Fate.CALIBRATION]
+        useless = sum(self._ledger.counts[fate] for fate in (Fate.KEPT_OUT, Fate.CALIBRATION, Fate.NAVIGATOR))
         if useless and not self._ledger.counts[Fate.IMAGING]:
             self._ledger.warn("no image", f"none of {useless} readouts was for an image, so there are no images")
         self._calibration = CalibrationStore(self._limits, self._ledger)
+        self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
         return self.take_ready()
 
     def abandon(self) -> None:
@@ -163,7 +170,9 @@ class Assembler:
         self._open.clear()
         self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger)
         self._calibration = CalibrationStore(self._limits, self._ledger)
+        self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
         self._open_bytes = 0
+        self.waveforms.clear()
 
     def take_ready(self) -> list[Group]:
         """Groups that were complete before `add` or `finish` raised; both return them otherwise."""
@@ -186,8 +195,9 @@ class Assembler:
 
     @property
     def bytes_held(self) -> int:
-        """Memory of open groups, calibration lines and noise."""
-        return self._open_bytes + self._noise.n_bytes + self._calibration.n_bytes
+        """Memory of open groups, calibration and phase-correction lines, noise and waveforms."""
+        stores = (self._noise, self._calibration, self._navigators, self.waveforms)
+        return self._open_bytes + sum(store.n_bytes for store in stores)
 
     # -- one run of readouts -----------------------------------------------------------------------------------------
 
@@ -197,16 +207,17 @@ class Assembler:
             raise AssemblyError(f"{run.where}: expected {self._n_coils} channels as before, found {n_coils}")
         self._n_coils = n_coils
         if run.first > run.stop:
-            n_samples = run.n_samples
-            raise AssemblyError(f"{run.where}: discards {run.first + n_samples - run.stop} of only {n_samples} samples")
+            discarded = run.first + run.n_samples - run.stop
+            raise AssemblyError(f"{run.where}: discards {discarded} of only {run.n_samples} samples")
         if run.first == run.stop:
             self._ledger.count(Fate.EMPTY, len(run), "readouts whose samples are all to be discarded are left out")
         elif run.route is Route.NOISE:
             self._noise.add(run)
         elif run.route is Route.CALIBRATION and not self._grid(run.key[0]).is_embedded:
-            self._calibration.add(run, self._grid(run.key[0]), self._limits.max_open_bytes - self.bytes_held)
+            grid = self._grid(run.key[0])
+            self._calibration.add(on_grid(run, grid, self._ledger), grid, self._limits.max_open_bytes - self.bytes_held)
         else:
-            self._place(run)
+            self._place(on_grid(run, self._grid(run.key[0]), self._ledger))
 
     def _place(self, run: Run) -> None:
         grid, group = self._grid(run.key[0]), self._open.get(run.key)
@@ -236,11 +247,12 @@ class Assembler:
 
     def _fill(self, group: OpenGroup, run: Run, cells: Cells, inside: NDArray[np.bool_] | None) -> None:
         """Put samples into the group, and hand it on at the readout that makes it full."""
-        column = self._column(run, group.grid)
+        column = first_column(run, group.grid, self._ledger)
         samples, headers, averages, is_calibration = run.kept_samples, run.headers, run.averages, run.is_calibration
         if inside is not None:
             samples, headers, averages = samples[inside], headers[inside], averages[inside]
             is_calibration = None if is_calibration is None else is_calibration[inside]
+        group.readout_noise = run.noise
         start = 0
         while start < len(cells):
             part = slice(start, min(start + max(group.until_check, 1), len(cells)))
@@ -252,6 +264,8 @@ class Assembler:
             wrong = group.add(cells[part], samples[part], column, headers[part])
             n_wrong = 0 if wrong is None else len(wrong)
             self._ledger.count(Fate.IMAGING, part.stop - part.start - n_wrong)
+            if run.is_reversed:
+                group.mark_reversed(cells[part] if wrong is None else np.delete(cells[part], wrong))
             if wrong is not None:
                 line = int(headers["idx"]["kspace_encode_step_1"][part][wrong[0]])
                 text = f"{where(run.key)}, line {line}: lines with NaN or infinite samples are left out"
@@ -262,23 +276,6 @@ class Assembler:
                 if start < len(cells):
                     self._count_late(run.key, len(cells) - start)
                 return
-
-    def _column(self, run: Run, grid: Grid) -> int:
-        """Where the first kept sample belongs: the centre sample goes to index n//2 of x."""
-        n_samples, n_x = run.n_samples, grid.shape[2]
-        start = n_x // 2 - run.center
-        if 0 <= run.center < n_samples and start + run.first >= 0 and start + run.stop <= n_x:
-            return start + run.first
-        if n_samples == n_x and 0 <= run.center < n_samples:
-            # a row as long as the matrix can lie in one way only; writers leave center_sample at 0 (ismrmrd-python's
-            # default)
-            self._ledger.warn(
-                "center", f"{run.where}: centre sample {run.center} does not fit a full row; rows are placed whole"
-            )
-            return run.first
-        raise AssemblyError(
-            f"{run.where}: {n_samples} samples with centre {run.center} do not fit into the encoded matrix of {n_x}"
-        )
 
     # -- opening and handing on --------------------------------------------------------------------------------------
 
@@ -291,8 +288,7 @@ class Assembler:
             self._hand_on(done, Completion.FLAG)
 
     def _open_group(self, run: Run, grid: Grid) -> OpenGroup:
-        n_coils = run.n_coils
-        n_bytes = self._check_group_bytes(grid, n_coils)
+        n_bytes = self._check_group_bytes(grid, run.n_coils)
         if len(self._open) >= self._limits.max_open_groups:
             raise BudgetError(f"{run.where}: more than {self._limits.max_open_groups} unfinished groups")
         if self.bytes_held + n_bytes > self._limits.max_open_bytes:
@@ -300,8 +296,8 @@ class Assembler:
                 f"{run.where}: {len(self._open)} unfinished groups and this one need more than "
                 f"{self._limits.max_open_bytes} bytes"
             )
-        self._column(run, grid)  # nothing is taken for a readout that cannot be placed
-        group = OpenGroup(GroupKey(*run.key), grid, self._slots.take(n_bytes), n_coils)
+        first_column(run, grid, self._ledger)  # nothing is taken for a readout that cannot be placed
+        group = OpenGroup(GroupKey(*run.key), grid, self._slots.take(n_bytes), run.n_coils)
         group.visits = 1
         self._open[run.key] = group
         self._open_bytes += n_bytes
@@ -314,9 +310,7 @@ class Assembler:
             return
         progress = group.progress()
         if progress.missing:
-            self._ledger.warn(
-                "incomplete", f"{_describe(group, progress)}; incomplete groups are marked in their images"
-            )
+            self._ledger.warn("incomplete", f"{group.describe()}; incomplete groups are marked in their images")
         calibration, *slots = self._calibration.best_for(group.key, self._slots) or (None,)
         self._ready.append(
             Group(
@@ -332,20 +326,32 @@ class Assembler:
                 expected_lines=progress.promised,
                 calibration=calibration,
                 noise=self._noise.final(group.n_coils),
+                waveforms=self.waveforms.between(group.time_span),
                 dwell_us=group.dwell_us(),
+                reversed_counts=group.reversed_counts(),
+                navigators=self._navigators.take_for(group.key),
+                readout_noise=group.readout_noise,
                 slots=(group.slot, *slots),
             )
         )
-        is_flag_too_early = completion is Completion.FLAG and progress.missing > 0
-        self._forget(group, is_flag_too_early=is_flag_too_early)
+        self._forget(group, is_flag_too_early=completion is Completion.FLAG and progress.missing > 0)
+
+    def _hand_on_or_report(self, groups: list[OpenGroup], completion: Completion) -> None:
+        for group in groups:
+            if self._rules.is_worth(group):
+                self._hand_on(group, completion)
+                continue
+            self._n_unfinished += 1
+            if self._n_unfinished <= MAX_REPORTED:
+                self._ledger.warn(f"unfinished {self._n_unfinished}", f"{group.describe()}; not reconstructed")
+            self._drop(group)
 
     def _drop(self, group: OpenGroup) -> None:
         self._forget(group, is_flag_too_early=False)
         group.slot.release()
 
     def _forget(self, group: OpenGroup, *, is_flag_too_early: bool) -> None:
-        key = group.key
-        at = astuple(key)
+        at = astuple(group.key)
         del self._open[at]
         self._open_bytes -= group.slot.data.nbytes
         self._closed[at] = is_flag_too_early
@@ -374,8 +380,7 @@ class Assembler:
 
     def _check_group_bytes(self, grid: Grid, n_coils: int) -> int:
         z, y, x = grid.shape
-        n_bytes = z * y * x * n_coils * 8
-        if n_bytes > self._limits.max_group_bytes:
+        if (n_bytes := z * y * x * n_coils * 8) > self._limits.max_group_bytes:
             raise BudgetError(
                 f"encoding space {grid.number}: {x} x {y} x {z} with {n_coils} channels needs {n_bytes} bytes, "
                 f"the limit is {self._limits.max_group_bytes}"
@@ -401,8 +406,3 @@ class Assembler:
         )
         if self._closed[key]:
             self._rules.distrust_flags()
-
-
-def _describe(group: OpenGroup, progress: Progress) -> str:
-    came = progress.promised - progress.missing
-    return f"{where(astuple(group.key))}: only {came} of {progress.promised} lines came"

@@ -10,12 +10,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.assembly.ramps import ramp_sampling
 from pipelines.errors import AssemblyError, BudgetError
 from pipelines.mrd import COUNTERS
 from pipelines.scan_header import CalibrationMode, Encoding, TrajectoryType
 
 GROUP_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 """Counters that tell groups of one encoding space apart, in the order of the wire."""
+
+CARTESIAN = frozenset({TrajectoryType.CARTESIAN, TrajectoryType.EPI})
+"""Trajectories whose readouts are lines of a grid; EPI adds reversed readouts and sampling on gradient ramps."""
 
 MAX_LINES = 1 << 22
 
@@ -32,6 +36,7 @@ class Grid:
         center: cell of the k-space centre.
         averages: readouts promised for each line.
         is_embedded: whether calibration lines belong to the image as well.
+        ramps: makes readouts of EPI uniform that were sampled on the ramps of their gradient; None where none were.
     """
 
     def __init__(self, encoding: Encoding, number: int) -> None:
@@ -41,7 +46,7 @@ class Grid:
             AssemblyError: the trajectory is not Cartesian.
             BudgetError: more lines than any scan has.
         """
-        if encoding.trajectory is not TrajectoryType.CARTESIAN:
+        if encoding.trajectory not in CARTESIAN:
             raise AssemblyError(
                 f"encoding space {number}: expected a cartesian trajectory, found {encoding.trajectory.value}"
             )
@@ -49,6 +54,7 @@ class Grid:
         if y * z > MAX_LINES:
             raise BudgetError(f"encoding space {number}: {y} x {z} lines, the limit is {MAX_LINES}")
         self.number = number
+        self.ramps = ramp_sampling(encoding)
         self.shape = (z, y, x)
         self.n_cells = z * y
         self.center = (z // 2) * y + y // 2

@@ -5,7 +5,7 @@ Memory order is frames, z, y, coils, x, so that one readout is one contiguous bl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipelines.assembly.buffer import Slot
 from pipelines.assembly.frame import GroupKey
 from pipelines.assembly.grid import Cells, Grid
+from pipelines.assembly.routing import where
 
 Place = range | Cells
 
@@ -46,6 +47,8 @@ class OpenGroup:
         placed: readouts summed into the lines.
         visits: how often the stream came (back) to this group; 1 means that it has not been interleaved.
         flagged_average: average counter of the readout that carried a LAST flag, or None.
+        time_span: least and greatest acquisition time stamp of the readouts.
+        readout_noise: `Group.readout_noise` of the last readout.
         until_check: readouts until the group can be full, and is worth looking at.
     """
 
@@ -59,6 +62,7 @@ class OpenGroup:
         self._lines: NDArray[np.complex64] = slot.data.view(np.complex64).reshape(z * y, n_coils, x)
         self._counts = np.zeros(z * y, np.float32)
         self._is_calibration = np.zeros(z * y, np.bool_)
+        self._reversed: NDArray[np.float32] | None = None
         self._extent: tuple[int, int] | None = None
         self._nearest: tuple[int, NDArray[np.void]] | None = None
         self._dwell_us: np.float32 | None = None
@@ -67,6 +71,8 @@ class OpenGroup:
         self.placed = 0
         self.visits = 0
         self.flagged_average: int | None = None
+        self.time_span = (0xFFFF_FFFF, 0)
+        self.readout_noise = 1.0
         self.until_check = grid.fewest_lines * grid.averages
 
     # -- filling -----------------------------------------------------------------------------------------------------
@@ -104,6 +110,12 @@ class OpenGroup:
         """Note that these lines are for calibration as well."""
         self._is_calibration[cells] = True
 
+    def mark_reversed(self, cells: Cells) -> None:
+        """Note that one readout of each of these lines, which may repeat, was reversed."""
+        if self._reversed is None:
+            self._reversed = np.zeros_like(self._counts)
+        np.add.at(self._reversed, cells, 1.0)
+
     def _copy(self, place: Place, samples: NDArray[np.uint8], column: int) -> NDArray[np.bool_] | None:
         """Copy into lines not measured before; the mask of finite readouts, or None when all are."""
         first, stop = column * 8, column * 8 + samples.shape[2]
@@ -140,6 +152,9 @@ class OpenGroup:
     def _remember(self, cells: Cells, headers: NDArray[np.void], first: int, stop: int) -> None:
         low, high = self._extent or (first, stop)
         self._extent = (min(low, first), max(high, stop))
+        times = headers["acquisition_time_stamp"]
+        begin, end = int(times[0]), int(times[-1])
+        self.time_span = (min(self.time_span[0], begin, end), max(self.time_span[1], begin, end))
         # distance to the centre line; of two equally near the lower, so that the order of arrival does not matter
         offsets = cells - self.grid.center
         ranks = 2 * np.abs(offsets) + (offsets > 0)
@@ -175,6 +190,12 @@ class OpenGroup:
             return Progress(grid.fewest_lines, missing)
         return Progress(max(lattice.size, 1), int(np.count_nonzero(self._counts[lattice] == 0)))
 
+    def describe(self) -> str:
+        """The group and how many of its lines came, for messages."""
+        progress = self.progress()
+        came = progress.promised - progress.missing
+        return f"{where(astuple(self.key))}: only {came} of {progress.promised} lines came"
+
     def is_complete(self) -> bool:
         """Whether the group has all that the header promises, as far as the header tells.
 
@@ -206,6 +227,10 @@ class OpenGroup:
     def counts(self) -> NDArray[np.float32]:
         """`(1, z, y)`."""
         return self._counts.reshape(1, *self.grid.shape[:2])
+
+    def reversed_counts(self) -> NDArray[np.float32] | None:
+        """`(1, z, y)`; None when no readout was reversed."""
+        return None if self._reversed is None else self._reversed.reshape(1, *self.grid.shape[:2])
 
     def dwell_us(self) -> NDArray[np.float32] | None:
         """`(1, z, y)`, harmonic mean over the readouts of each line, 0 where unknown; None when all are alike."""

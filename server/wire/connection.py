@@ -2,12 +2,12 @@
 
 A connection has two directions: requests go from client to server, replies from server to client. Each has a state,
 and one table, `TRANSITIONS`, says for both ends what may be said in which state: what we receive is checked against
-it, and so is what we send. Everything that changes a state is in this file. Rules 14 to 17 are the dialect between
+it, and so is what we send. Everything that changes a state is in this file. Rules 15 to 18 are the dialect between
 Gadgetron (the parent, which speaks first like a client) and an external node (which answers like a server).
 
 Rules
- 1. Requests begin in CONFIG: one configuration comes, by name (1) or as text (2), and leads to HEADER. A second is
-    refused.
+ 1. Requests begin in CONFIG (but see 14): one configuration comes, by name (1) or as text (2), and leads to HEADER.
+    A second is refused.
  2. In HEADER one scan header (3) comes and leads to DATA. A header before the configuration, or a second one, is
     refused.
  3. In DATA come readouts (1008), waveforms (1026) and images (1022: image sessions), in any mixture; before it, none.
@@ -26,13 +26,17 @@ Rules
     the fixed part and before memory is taken, contents at the end of the message. Messages before the error are
     delivered before it.
 13. The directions do not touch each other: after CLOSE from the peer, and after an error, we may still send.
-14. A parent begins in NODE_CONFIG with a configuration as text (2), which leads to NODE_HEADER, where the scan header
+14. A stream in a file or on a pipe (`gadgetron --from_stream`, ismrmrd's tools) is requests without a peer that
+    answers. It begins in STREAM, where the configuration may be left out, and so may the header where there are only
+    images: 1 and 2 lead to HEADER, 3 and the messages of DATA lead to DATA. What we read and what we write are such
+    streams, both.
+15. A parent begins in NODE_CONFIG with a configuration as text (2), which leads to NODE_HEADER, where the scan header
     (3) leads to NODE_DATA. There is no configuration by name.
-15. In NODE_DATA come readouts, waveforms and images as in rule 3, and recon data (1023), image arrays (1024) and
+16. In NODE_DATA come readouts, waveforms and images as in rule 3, and recon data (1023), image arrays (1024) and
     buckets (1050), which no other direction knows.
-16. A node replies in NODE_REPLY with any of these, and with ERROR (8) where it failed. TEXT (5) is never said in either
+17. A node replies in NODE_REPLY with any of these, and with ERROR (8) where it failed. TEXT (5) is never said in either
     direction: Gadgetron takes it for an illegal message and the reconstruction fails.
-17. Rules 5, 7 and 8 hold as they stand; RESPONSE goes only to a parent that asked. The end of the bytes without CLOSE
+18. Rules 5, 7 and 8 hold as they stand; RESPONSE goes only to a parent that asked. The end of the bytes without CLOSE
     is told as in rule 10; what it means is the session's to say (a parent always announces its CLOSE).
 """
 
@@ -54,17 +58,22 @@ from server.wire.walk import Walk
 
 
 class Role(Enum):
-    """Which end we are: a server and a node receive requests and send replies, a client and a parent the other way."""
+    """Which end we are: a server and a node receive requests and send replies, a client and a parent the other way.
+
+    A stream reads a file or pipe and writes another (rule 14).
+    """
 
     SERVER = "server"
     CLIENT = "client"
     NODE = "node"
     PARENT = "parent"
+    STREAM = "stream"
 
 
 class State(Enum):
     """State of one direction."""
 
+    STREAM = "beginning of a stream"
     CONFIG = "configuration expected"
     HEADER = "header expected"
     DATA = "data"
@@ -83,7 +92,7 @@ def _open_requests(state: State) -> dict[int, State]:
 
 
 def _open_to_nodes(state: State) -> dict[int, State]:
-    """The same of a parent's requests (rules 16 and 17)."""
+    """The same of a parent's requests (rules 17 and 18)."""
     return {MessageId.QUERY: state, MessageId.ERROR: state, MessageId.CLOSE: State.CLOSED}
 
 
@@ -93,17 +102,19 @@ def _data(state: State) -> dict[int, State]:
 
 
 def _node_data(state: State) -> dict[int, State]:
-    """What carries measurements and results between Gadgetron and a node (rule 15)."""
-    return {
-        **_data(state),
-        MessageId.RECON_DATA: state,
-        MessageId.IMAGE_ARRAY: state,
-        MessageId.BUCKET: state,
-    }
+    """What carries measurements and results between Gadgetron and a node (rule 16)."""
+    return _data(state) | dict.fromkeys((MessageId.RECON_DATA, MessageId.IMAGE_ARRAY, MessageId.BUCKET), state)
 
 
 TRANSITIONS: Final[Mapping[State, Mapping[int, State]]] = MappingProxyType(
     {
+        State.STREAM: {
+            **_open_requests(State.STREAM),
+            **_data(State.DATA),
+            MessageId.CONFIG_FILE: State.HEADER,
+            MessageId.CONFIG_TEXT: State.HEADER,
+            MessageId.HEADER: State.DATA,
+        },
         State.CONFIG: {
             **_open_requests(State.CONFIG),
             MessageId.CONFIG_FILE: State.HEADER,
@@ -134,16 +145,18 @@ TRANSITIONS: Final[Mapping[State, Mapping[int, State]]] = MappingProxyType(
 )
 """State and id -> next state; what is missing is refused."""
 
-_ENDED: Final = frozenset((State.CLOSED, State.BROKEN))
-_REPLIES: Final = frozenset((State.REPLY, State.NODE_REPLY))
-_OF_NODES: Final = frozenset((State.NODE_CONFIG, State.NODE_HEADER, State.NODE_DATA, State.NODE_REPLY))
-_BEGINNING: Final = {
+_FIRST: Final = {
     Role.SERVER: (State.CONFIG, State.REPLY),
     Role.CLIENT: (State.REPLY, State.CONFIG),
     Role.NODE: (State.NODE_CONFIG, State.NODE_REPLY),
     Role.PARENT: (State.NODE_REPLY, State.NODE_CONFIG),
+    Role.STREAM: (State.STREAM, State.STREAM),
 }
-"""States in which receiving and sending begin."""
+"""First state of what is received, and of what is sent."""
+
+_ENDED: Final = frozenset((State.CLOSED, State.BROKEN))
+_REPLIES: Final = frozenset((State.REPLY, State.NODE_REPLY))
+_OF_NODES: Final = frozenset((State.NODE_CONFIG, State.NODE_HEADER, State.NODE_DATA, State.NODE_REPLY))
 
 
 class Connection:
@@ -162,7 +175,7 @@ class Connection:
         """Begin a connection in the given role, with the default limits if none are given."""
         self._limits = WireLimits() if limits is None else limits
         self._buffer = ReceiveBuffer(self._limits.buffer_bytes, self._limits.ceiling)
-        self._receiving, self._sending = _BEGINNING[role]
+        self._receiving, self._sending = _FIRST[role]
         self._needed = codec.ID_BYTES
         self._untouched = True
         self._ended = False
@@ -366,23 +379,17 @@ def _refused(message_id: int, state: State, who: str, *, is_first: bool) -> Prot
     if state in _ENDED:
         return ProtocolError(f"{who} {name} after the end")
     if message_id in codec.WALKS and state not in _OF_NODES:
-        return ProtocolError(
-            f"{who} {name}, which only Gadgetron and its external nodes say",
-            kind="bad_id",
-            advice="Let Gadgetron connect to the port for Gadgetron (setting gadgetron.port).",
-        )
+        advice = "Let Gadgetron connect to the port for Gadgetron (setting gadgetron.port)."
+        return ProtocolError(f"{who} {name}, which only Gadgetron and its nodes say", kind="bad_id", advice=advice)
     if message_id == MessageId.TEXT:
-        return ProtocolError(f"{who} TEXT, which Gadgetron and its external nodes never say", kind="bad_id")
+        return ProtocolError(f"{who} TEXT, which Gadgetron and its nodes never say", kind="bad_id")
     if state in _REPLIES:
         return ProtocolError(f"{who} {name} as a reply; only a client says that", kind="bad_id")
     if message_id in (MessageId.RESPONSE, MessageId.DEPENDENCY_QUERY):
         return ProtocolError(f"{who} {name} as a request; only a server says that", kind="bad_id")
     if message_id == MessageId.CONFIG_FILE and state in _OF_NODES:
-        return ProtocolError(
-            f"{who} CONFIG_FILE; Gadgetron sends its external nodes CONFIG_TEXT",
-            kind="bad_id",
-            advice="Scanners and MRD clients connect to the port for scans (setting listen.port).",
-        )
+        advice = "Scanners and MRD clients connect to the port for scans (setting listen.port)."
+        return ProtocolError(f"{who} CONFIG_FILE; Gadgetron sends its nodes CONFIG_TEXT", kind="bad_id", advice=advice)
     if message_id in (MessageId.CONFIG_FILE, MessageId.CONFIG_TEXT):
         return ProtocolError(f"{who} a second configuration ({name}); only one is allowed")
     before = state in (State.CONFIG, State.NODE_CONFIG)

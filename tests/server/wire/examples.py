@@ -311,8 +311,10 @@ OTHER_END = {
     Role.CLIENT: Role.SERVER,
     Role.NODE: Role.PARENT,
     Role.PARENT: Role.NODE,
+    Role.STREAM: Role.STREAM,
 }
 _WAYS: dict[State, tuple[Role, tuple[Event, ...]]] = {
+    State.STREAM: (Role.STREAM, ()),
     State.CONFIG: (Role.SERVER, ()),
     State.HEADER: (Role.SERVER, _TO_DATA[:1]),
     State.DATA: (Role.SERVER, _TO_DATA),

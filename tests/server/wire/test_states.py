@@ -14,6 +14,7 @@ from tests.server.wire import examples
 
 # Written from the rules, not from the table: what is allowed, and where it leads when not back to the same state.
 ALLOWED = {
+    State.STREAM: {1, 2, 3, 4, 5, 6, 8, 1008, 1022, 1026},
     State.CONFIG: {1, 2, 4, 5, 6, 8},
     State.HEADER: {3, 4, 5, 6, 8},
     State.DATA: {4, 5, 6, 8, 1008, 1022, 1026},
@@ -26,14 +27,14 @@ ALLOWED = {
     State.BROKEN: set(),
 }
 LEADS_TO = {
-    (State.CONFIG, 1): State.HEADER,
-    (State.CONFIG, 2): State.HEADER,
+    **{(state, message_id): State.HEADER for state in (State.STREAM, State.CONFIG) for message_id in (1, 2)},
+    **{(State.STREAM, message_id): State.DATA for message_id in (3, 1008, 1022, 1026)},
     (State.HEADER, 3): State.DATA,
     (State.NODE_CONFIG, 2): State.NODE_HEADER,
     (State.NODE_HEADER, 3): State.NODE_DATA,
 }
 NODES = [State.NODE_CONFIG, State.NODE_HEADER, State.NODE_DATA, State.NODE_REPLY]
-OPEN = [State.CONFIG, State.HEADER, State.DATA, State.REPLY, *NODES]
+OPEN = [State.STREAM, State.CONFIG, State.HEADER, State.DATA, State.REPLY, *NODES]
 PAIRS = list(itertools.product(State, MessageId))
 
 
@@ -127,14 +128,14 @@ def test_an_id_that_cannot_be_read_is_named_after_its_two_bytes(state: State, me
         (State.DATA, MessageId.RESPONSE, "RESPONSE as a request; only a server says that"),
         (State.DATA, MessageId.DEPENDENCY_QUERY, "DEPENDENCY_QUERY as a request; only a server says that"),
         (State.REPLY, MessageId.QUERY, "QUERY as a reply; only a client says that"),
-        (State.DATA, MessageId.BUCKET, "BUCKET, which only Gadgetron and its external nodes say"),
-        (State.REPLY, MessageId.RECON_DATA, "RECON_DATA, which only Gadgetron and its external nodes say"),
-        (State.NODE_CONFIG, MessageId.CONFIG_FILE, "Gadgetron sends its external nodes CONFIG_TEXT"),
+        (State.DATA, MessageId.BUCKET, "BUCKET, which only Gadgetron and its nodes say"),
+        (State.REPLY, MessageId.RECON_DATA, "RECON_DATA, which only Gadgetron and its nodes say"),
+        (State.NODE_CONFIG, MessageId.CONFIG_FILE, "Gadgetron sends its nodes CONFIG_TEXT"),
         (State.NODE_CONFIG, MessageId.HEADER, "the header before the configuration"),
         (State.NODE_CONFIG, MessageId.BUCKET, "BUCKET before the configuration and header"),
         (State.NODE_HEADER, MessageId.CONFIG_TEXT, "a second configuration (CONFIG_TEXT)"),
-        (State.NODE_DATA, MessageId.TEXT, "TEXT, which Gadgetron and its external nodes never say"),
-        (State.NODE_REPLY, MessageId.TEXT, "TEXT, which Gadgetron and its external nodes never say"),
+        (State.NODE_DATA, MessageId.TEXT, "TEXT, which Gadgetron and its nodes never say"),
+        (State.NODE_REPLY, MessageId.TEXT, "TEXT, which Gadgetron and its nodes never say"),
     ],
 )
 def test_the_error_says_what_came_too_early_or_twice(state: State, message_id: MessageId, words: str):
@@ -208,6 +209,12 @@ def test_an_error_is_raised_once_and_we_may_still_answer():
     assert server.text("ERROR bad_id: ...")
     assert server.close()
     assert server.sending is State.CLOSED
+
+
+def test_both_directions_of_a_stream_begin_in_the_same_state():
+    stream = Connection(Role.STREAM)
+
+    assert (stream.state, stream.sending) == (State.STREAM, State.STREAM)
 
 
 def test_a_message_that_cannot_be_sent_leaves_the_state_alone():
