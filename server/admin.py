@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.config import Admin
+from server.endpoints import Admin
 from server.listener import Server
 from server.metrics import product_version
 

@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from pipelines import registry
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.errors import PipelineError
+from server.endpoints import GIB, MIB, Admin, Gadgetron, Listen
 from server.errors import SettingsError
 from server.section import Noise
 from server.section import Section as _Section
@@ -31,33 +32,10 @@ PREFIX = "ECHOTRAIN_"
 FILE_VARIABLE = "ECHOTRAIN_CONFIG"
 """Names the TOML file in the environment, where no flag does."""
 
-MIB = 1 << 20
-GIB = 1 << 30
-
 # Kubernetes puts these into every pod beside a service called `echotrain`; they are not ours (no nesting in them).
 _SERVICE_LINK = re.compile(
     r"ECHOTRAIN_((SERVICE_(HOST|PORT(_[A-Z0-9_]+)?))|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)"
 )
-
-
-class Listen(_Section):
-    """Where scanners connect."""
-
-    host: str = _setting("127.0.0.1", "Address to listen on; empty or '::' means every address, IPv4 and IPv6.")
-    port: int = _setting(9002, "TCP port for MRD; 0 lets the system choose.", ge=0, le=65535)
-    backlog: int = _setting(1024, "Connections that may wait to be accepted.", ge=1, le=65535)
-
-
-class Admin(_Section):
-    """HTTP for metrics and health; read-only, without passwords, so it belongs on loopback or an inner network."""
-
-    enabled: bool = _setting(True, "Whether to serve metrics and health.")
-    host: str = _setting("127.0.0.1", "Address to listen on; empty or '::' means every address, IPv4 and IPv6.")
-    port: int = _setting(9090, "TCP port for HTTP; 0 lets the system choose.", ge=0, le=65535)
-    allowed_hosts: tuple[str, ...] = _setting(
-        ("localhost", "127.0.0.1", "::1"),
-        "Values of the HTTP Host header that are answered (a guard against DNS rebinding); '*' allows all.",
-    )
 
 
 class Limits(_Section):
@@ -217,6 +195,7 @@ class Settings(BaseSettings):
 
     listen: Listen = Listen()
     admin: Admin = Admin()
+    gadgetron: Gadgetron = Gadgetron()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     workers: Workers = Workers()

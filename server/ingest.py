@@ -52,7 +52,7 @@ class Ingest(asyncio.BufferedProtocol):
         blocked_s: for how long `write` waited for the peer.
     """
 
-    def __init__(self, connection: Connection, timeouts: Timeouts, receiver: Receiver) -> None:
+    def __init__(self, connection: Connection, timeouts: Timeouts, receiver: Receiver, already: bytes = b"") -> None:
         self.peer_port = 0
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -61,6 +61,7 @@ class Ingest(asyncio.BufferedProtocol):
         self._connection = connection
         self._timeouts = timeouts
         self._receiver = receiver
+        self._already = memoryview(already)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._scratch: memoryview | None = None
@@ -87,6 +88,13 @@ class Ingest(asyncio.BufferedProtocol):
         set_options(self._transport.get_extra_info("socket"), self._timeouts)
         self._watch = self._loop.call_later(self._timeouts.first_message_s, self._check_time)
         self._receiver.connected()
+        # What somebody else has read from the socket before it was ours comes first.
+        while self._already:
+            room = self.get_buffer(len(self._already))
+            n = min(len(room), len(self._already))
+            room[:n] = self._already[:n]
+            self._already = self._already[n:]
+            self.buffer_updated(n)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         """Where the kernel writes next."""

@@ -10,9 +10,25 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from pipelines.gadgetron import ImageArray
+from pipelines.mrd import Acquisitions, Image, Waveform
 from server.errors import ExecutionError
 from server.execution.executor import Executor, Job, JobResult
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A message of the peer's that goes back unchanged, in its place among the results (external nodes of Gadgetron).
+
+    Attributes:
+        message: as it came, on memory of its own.
+        n_bytes: what it holds, roughly.
+    """
+
+    message: Acquisitions | Waveform | Image | ImageArray
+    n_bytes: int
 
 
 @dataclass(slots=True, eq=False)
@@ -24,7 +40,7 @@ class Pending:
         submitted_at: when its group was complete (`time.monotonic`).
     """
 
-    task: asyncio.Task[JobResult]
+    task: asyncio.Future[JobResult] | asyncio.Future[Returned]
     n_bytes: int
     submitted_at: float
 
@@ -55,12 +71,21 @@ class OrderedJobs:
         loop = asyncio.get_running_loop()
         n_bytes = job.group.n_bytes
         group = job.group
-        pending = Pending(loop.create_task(self._run(job)), n_bytes, time.monotonic())
+        task = loop.create_task(self._run(job))
+        pending = Pending(task, n_bytes, time.monotonic())
         # Not a `finally` in the coroutine: a task that is cancelled before its first step never gets to it.
-        pending.task.add_done_callback(lambda _: group.release())
-        pending.task.add_done_callback(lambda task: self._resize(pending, task))
+        task.add_done_callback(lambda _: group.release())
+        task.add_done_callback(lambda task: self._resize(pending, task))
         self._pending.append(pending)
         self._change(n_bytes)
+        self._news.set()
+
+    def hand_on(self, returned: Returned) -> None:
+        """Put a message that needs no work behind the jobs so far."""
+        done: asyncio.Future[Returned] = asyncio.get_running_loop().create_future()
+        done.set_result(returned)
+        self._pending.append(Pending(done, returned.n_bytes, time.monotonic()))
+        self._change(returned.n_bytes)
         self._news.set()
 
     def finish(self) -> None:
@@ -68,7 +93,7 @@ class OrderedJobs:
         self._is_finished = True
         self._news.set()
 
-    async def next(self) -> tuple[JobResult, float] | None:
+    async def next(self) -> tuple[JobResult | Returned, float] | None:
         """The next result in order, and when its group was complete; None when all are done, or after `stop`.
 
         The images count as waiting until the following call.
@@ -93,7 +118,7 @@ class OrderedJobs:
     async def stop(self) -> None:
         """Cancel what is not done, and wait until nothing of it is left."""
         self.finish()
-        tasks = [pending.task for pending in self._pending]
+        tasks: list[asyncio.Future[Any]] = [pending.task for pending in self._pending]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

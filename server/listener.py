@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Final, cast
 
 from server.backpressure import Waiting
-from server.config import Listen, Settings, Timeouts
+from server.config import Settings, Timeouts
+from server.dialect import Dialect, ParentDialect, ScannerDialect
+from server.endpoints import Gadgetron, Listen
 from server.errors import BusyError, DrainingError, ServerError, SettingsError
 from server.execution.executor import Executor
 from server.ingest import set_options
 from server.logs import logger
 from server.metrics import Metrics
 from server.noise_store import NoiseStore
-from server.outcome import error_text
 from server.session import Session
-from server.wire.connection import Connection, Role
+from server.wire.connection import Connection
 from server.wire.messages import WireLimits
 
 MAX_REFUSALS: Final = 1024
@@ -61,6 +62,7 @@ class Server:
             failed=lambda operation: metrics.noise_store_failures.labels(operation).inc(),
         )
         self._listeners: list[asyncio.Server] = []
+        self._for_gadgetron: list[asyncio.Server] = []
         self._refusals: set[_Refusal] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lag: asyncio.TimerHandle | None = None
@@ -71,8 +73,19 @@ class Server:
         """The port that scanners connect to."""
         return int(self._listeners[0].sockets[0].getsockname()[1])
 
-    async def start(self, sockets: list[socket.socket] | None = None) -> None:
+    @property
+    def gadgetron_port(self) -> int | None:
+        """The port that Gadgetron connects to; None when it may not."""
+        return int(self._for_gadgetron[0].sockets[0].getsockname()[1]) if self._for_gadgetron else None
+
+    async def start(
+        self, sockets: list[socket.socket] | None = None, for_gadgetron: list[socket.socket] | None = None
+    ) -> None:
         """Listen, then let the executor begin to start workers; connections are answered from here on.
+
+        Args:
+            sockets: listening ones for scanners; those of the settings unless given.
+            for_gadgetron: listening ones for Gadgetron; those of the settings unless given.
 
         Raises:
             SettingsError: the address cannot be listened on.
@@ -82,6 +95,10 @@ class Server:
             # The loop listens once more, and would do so with a backlog of its own.
             backlog = self.settings.listen.backlog
             self._listeners.append(await loop.create_server(self._accept, sock=sock, backlog=backlog))
+        if for_gadgetron is None and self.settings.gadgetron.enabled:
+            for_gadgetron = listen(self.settings.gadgetron)
+        for sock in for_gadgetron or []:
+            self._for_gadgetron.append(await loop.create_server(self._accept_gadgetron, sock=sock))
         self._measure_lag(time.monotonic())
         self.metrics.watch(self.executor.health)
         self.metrics.before_scrape(self._report)
@@ -105,7 +122,7 @@ class Server:
     async def stop(self, grace_s: float | None = None) -> None:
         """Accept nothing more, let sessions finish within the grace period, end the rest with an error."""
         self.is_draining = True
-        for listener in self._listeners:
+        for listener in (*self._listeners, *self._for_gadgetron):
             listener.close()
         grace_s = self.settings.timeouts.grace_s if grace_s is None else grace_s
         self._log.info("draining", sessions=len(self.sessions), grace_s=grace_s)
@@ -126,12 +143,18 @@ class Server:
             session.stop(DrainingError(reason))
 
     def _accept(self) -> asyncio.BaseProtocol:
+        return self._admit(ScannerDialect(self.settings))
+
+    def _accept_gadgetron(self) -> asyncio.BaseProtocol:
+        return self._admit(ParentDialect(self.settings))
+
+    def _admit(self, dialect: Dialect) -> asyncio.BaseProtocol:
         if len(self.sessions) >= self.settings.limits.sessions:
             limit = self.settings.limits.sessions
-            return self._refuse(BusyError(f"all {limit} sessions of this server are taken"))
+            return self._refuse(BusyError(f"all {limit} sessions of this server are taken"), dialect)
         if self.is_draining:
-            return self._refuse(DrainingError("the server is shutting down"))
-        session = Session(self.settings, self.executor, self.metrics, self._waiting, self._noise)
+            return self._refuse(DrainingError("the server is shutting down"), dialect)
+        session = Session(self.settings, self.executor, self.metrics, self._waiting, self._noise, dialect)
         self.sessions[session.id] = session
         task = asyncio.get_running_loop().create_task(self._keep(session))
         self._tasks.add(task)
@@ -144,12 +167,12 @@ class Server:
         finally:
             del self.sessions[session.id]
 
-    def _refuse(self, error: ServerError) -> asyncio.BaseProtocol:
+    def _refuse(self, error: ServerError, dialect: Dialect) -> asyncio.BaseProtocol:
         outcome = "rejected_busy" if isinstance(error, BusyError) else "drained"
         self.metrics.sessions.labels("other", outcome).inc()
         if len(self._refusals) < MAX_REFUSALS:
             self._log.warning("refused", code=error.code, sessions=len(self.sessions))
-        return _Refusal(error, self._refusals, self.settings.timeouts)
+        return _Refusal(error, dialect, self._refusals, self.settings.timeouts)
 
     def _report(self) -> None:
         for session in self.sessions.values():
@@ -173,8 +196,9 @@ class Server:
 class _Refusal(asyncio.Protocol):
     """A connection that is told why it is refused, and read until it closes so that it hears it."""
 
-    def __init__(self, error: ServerError, others: set[_Refusal], timeouts: Timeouts) -> None:
+    def __init__(self, error: ServerError, dialect: Dialect, others: set[_Refusal], timeouts: Timeouts) -> None:
         self._error = error
+        self._dialect = dialect
         self._others = others
         self._timeouts = timeouts
         self._transport: asyncio.Transport | None = None
@@ -188,8 +212,8 @@ class _Refusal(asyncio.Protocol):
             return
         self._others.add(self)
         set_options(self._transport.get_extra_info("socket"), self._timeouts)
-        connection = Connection(Role.SERVER, _SMALL)
-        self._transport.writelines([*connection.text(error_text(self._error)), *connection.close()])
+        connection = Connection(self._dialect.role, _SMALL)
+        self._transport.writelines([*self._dialect.failure(connection, self._error), *connection.close()])
         self._transport.write_eof()
         self._due = asyncio.get_running_loop().call_later(REFUSAL_LINGER_S, self.close)
 
@@ -212,7 +236,7 @@ class _Refusal(asyncio.Protocol):
             self._transport.abort()
 
 
-def listen(where: Listen) -> list[socket.socket]:
+def listen(where: Listen | Gadgetron) -> list[socket.socket]:
     """Listening sockets for an address: one for IPv4 and IPv6 together when the host is empty, `::` or `*`.
 
     Raises:
@@ -225,7 +249,7 @@ def listen(where: Listen) -> list[socket.socket]:
         sockets: list[socket.socket] = []
         port = where.port
         for family, _, _, _, address in dict.fromkeys(found):
-            sockets.append(socket.create_server((str(address[0]), port), family=family, backlog=where.backlog))
+            sockets.append(socket.create_server((str(address[0]), port), family=family, backlog=_backlog(where)))
             port = sockets[0].getsockname()[1]
     except OSError as error:
         shown = where.host or "every address"
@@ -233,13 +257,18 @@ def listen(where: Listen) -> list[socket.socket]:
     return sockets
 
 
-def _listen_everywhere(where: Listen) -> socket.socket:
+def _listen_everywhere(where: Listen | Gadgetron) -> socket.socket:
     if socket.has_dualstack_ipv6():
         try:
             return socket.create_server(
-                ("::", where.port), family=socket.AF_INET6, backlog=where.backlog, dualstack_ipv6=True
+                ("::", where.port), family=socket.AF_INET6, backlog=_backlog(where), dualstack_ipv6=True
             )
         except OSError as error:
             # A kernel that can do IPv6 may still have it switched off for its interfaces.
             logger().warning("no_ipv6", message=str(error.strerror))
-    return socket.create_server(("0.0.0.0", where.port), backlog=where.backlog)  # noqa: S104 - the operator asked for it
+    return socket.create_server(("0.0.0.0", where.port), backlog=_backlog(where))  # noqa: S104 - the operator asked for it
+
+
+def _backlog(where: Listen | Gadgetron) -> int:
+    """Connections that may wait; Gadgetron makes one for each scan."""
+    return where.backlog if isinstance(where, Listen) else 128

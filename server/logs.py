@@ -19,9 +19,10 @@ FIELDS: Final = frozenset(
         "event", "level", "timestamp", "logger", "message", "trace", "dropped_fields",
         "session", "peer_port", "pipeline", "outcome", "code", "kind",
         "duration_s", "first_image_s", "last_image_s", "acquisitions", "waveforms", "texts", "groups",
-        "images", "received_images",
+        "images", "received_images", "recon_data",
         "warnings", "retried", "channels", "samples", "dwell_us", "received_bytes", "sent_bytes", "counts",
-        "host", "port", "admin_port", "sessions", "workers", "device", "version", "signal", "grace_s", "reason",
+        "host", "port", "admin_port", "gadgetron_port", "sessions", "workers", "device", "version", "signal",
+        "grace_s", "reason",
     }
 )  # fmt: skip
 """What a record may say. None of these may ever be given text from a scan header, a waveform or an image."""

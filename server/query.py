@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Final
 
 from pipelines.registry import pipelines
 from server.execution.executor import Health
@@ -11,6 +14,9 @@ from server.metrics import product_version
 
 UNKNOWN = "Unknown query"
 """What Gadgetron answers, and so do we."""
+
+NOT_KNOWN: Final = "N/A"
+_DRIVER: Final = Path("/proc/driver/nvidia")
 
 
 def answer(question: str, health: Health, *, is_ready: bool) -> str:
@@ -24,11 +30,31 @@ def answer(question: str, health: Health, *, is_ready: bool) -> str:
         # No scripts of a peer are ever run here, whatever this machine has installed.
         "gadgetron::info::python": lambda: "0",
         "gadgetron::info::matlab": lambda: "0",
+        "gadgetron::info::cuda": lambda: str(int(bool(_gpus()))),
+        "gadgetron::cuda::devices": lambda: str(len(_gpus())),
+        "gadgetron::cuda::driver": _driver,
+        # CUDA itself is loaded in workers only; Gadgetron says the same where it was built without.
+        "gadgetron::cuda::runtime": lambda: NOT_KNOWN,
+        "gadgetron::cuda::memory": lambda: ";".join(NOT_KNOWN for _ in _gpus()),
+        "gadgetron::cuda::capabilities": lambda: ";".join(NOT_KNOWN for _ in _gpus()),
         "recon::ready": lambda: "1" if is_ready else "0",
         "recon::version": product_version,
         "recon::pipelines": lambda: ";".join(sorted(pipelines())),
     }
     return answers.get(question.strip("\0 \n"), lambda: UNKNOWN)()
+
+
+def _gpus() -> list[str]:
+    """GPUs that NVIDIA's driver knows of, each by its place on the bus."""
+    place = _DRIVER / "gpus"
+    return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
+
+
+def _driver() -> str:
+    """Version of NVIDIA's driver."""
+    file = _DRIVER / "version"
+    found = re.search(r"\b\d+\.\d+(\.\d+)?\b", file.read_text()) if file.is_file() else None
+    return found[0] if found else NOT_KNOWN
 
 
 def _info(health: Health, *, is_ready: bool) -> str:

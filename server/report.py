@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Final
 
 from pipelines.errors import HeaderError
-from pipelines.mrd import Image, ImageType
+from pipelines.gadgetron import Bucket, ImageArray, ReconData
+from pipelines.mrd import Acquisitions, Image, ImageType, Waveform
 from server.errors import ProtocolError
 from server.execution.executor import JobResult
 from server.ingest import Ingest
 from server.logs import logger
 from server.metrics import Metrics, pipeline_label
 from server.outcome import ClientLeftError, explain, log_message, outcome_of, trace_of
+from server.wire.messages import Close, ConfigFile, ConfigText, Event, Header, Query, Text
+
+_MESSAGE_TYPES: Final[dict[type, str]] = {
+    ConfigFile: "config",
+    ConfigText: "config",
+    Header: "header",
+    Acquisitions: "acquisition",
+    Waveform: "waveform",
+    Image: "image",
+    Bucket: "bucket",
+    ReconData: "recon_data",
+    ImageArray: "image_array",
+    Text: "text",
+    Query: "query",
+    Close: "close",
+}
+"""What received messages are called in the metrics."""
 
 _KINDS = {kind.value: kind.name.lower() for kind in ImageType}
 
@@ -40,6 +59,7 @@ class Report:
     acquisitions: int = 0
     waveforms: int = 0
     received_images: int = 0
+    recon_data: int = 0
     texts: int = 0
     groups: int = 0
     images: int = 0
@@ -66,6 +86,27 @@ class Report:
             "received_bytes": socket.received_bytes,
             "sent_bytes": socket.sent_bytes,
         }
+
+    def note_event(self, event: Event) -> None:
+        """A message has come; a run of readouts counts as so many."""
+        n = 1
+        match event:
+            case Acquisitions():
+                n = len(event)
+                self.acquisitions += n
+            case Bucket():
+                self.acquisitions += len(event)
+            case Waveform():
+                self.waveforms += 1
+            case Image():
+                self.received_images += 1
+            case ImageArray():
+                self.received_images += event.headers.size
+            case ReconData():
+                self.recon_data += 1
+            case _:
+                pass
+        self.metrics.received_messages.labels(_MESSAGE_TYPES.get(type(event), "other")).inc(n)
 
     def note_result(self, result: JobResult) -> None:
         """A job has ended well."""
@@ -135,6 +176,7 @@ class Report:
             acquisitions=self.acquisitions,
             waveforms=self.waveforms,
             received_images=self.received_images,
+            recon_data=self.recon_data,
             texts=self.texts,
             groups=self.groups,
             images=self.images,

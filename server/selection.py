@@ -7,10 +7,11 @@ OpenRecon), or as Gadgetron XML. None of them is ever imported, opened or used a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, NoReturn, cast
+from typing import Any, Final, NoReturn, cast
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
@@ -25,6 +26,10 @@ from server.logs import printable
 
 ANY_XML = "<xml>"
 """Alias that decides about a Gadgetron XML configuration none of whose gadgets has an alias."""
+
+_DECLARATION: Final = re.compile(r"<\?xml[^>]*\?>\s*")
+_OF_PYTHON_GADGETS: Final = frozenset({"python_path", "python_module", "python_class"})
+"""Properties that a legacy PythonGadget has for Gadgetron itself, which hands all of them on."""
 
 MAX_PARAMETERS = 100
 MAX_VALUE = 4096
@@ -55,12 +60,14 @@ class Selection:
         parameters: checked parameters as they go to the pipeline; `noise_file` as it came of a noise query.
         warnings: sentences for the peer.
         purpose: what it is for; IMAGES exactly when there is a pipeline.
+        as_arrays: whether images go out as image arrays; only Gadgetron takes those.
     """
 
     entry: PipelineEntry | None
     parameters: Mapping[str, object] = field(default_factory=dict[str, object])
     warnings: tuple[str, ...] = ()
     purpose: Purpose = Purpose.IMAGES
+    as_arrays: bool = False
 
     @property
     def needs_header(self) -> bool:
@@ -87,6 +94,75 @@ def select(text: str, settings: Pipelines) -> Selection:
 def refine(text: str, current: Selection, settings: Pipelines) -> Selection:
     """The selection after the JSON configuration that FIRE sends behind the header; errors as in `select`."""
     return _from_json(text, current, settings)
+
+
+def select_for_node(text: str, settings: Pipelines, preferred: str = "", *, as_arrays: bool = False) -> Selection:
+    """What Gadgetron's configuration of an external node asks for.
+
+    It is the element `configuration` inside `external`, or an XML declaration alone where that is missing. Attributes,
+    elements that hold text, and elements `property` in either of Gadgetron's spellings are all names with values:
+    `pipeline`, `output` (`images` or `image_array`), and otherwise parameters of the pipeline.
+
+    Args:
+        text: the configuration.
+        settings: of the server.
+        preferred: pipeline where none is named; that of the settings when empty.
+        as_arrays: what `output` is where it is not given.
+
+    Raises:
+        UnknownPipelineError: the name is neither a pipeline nor an alias.
+        ParameterError: a parameter or its value is unknown, or a name is given twice.
+        ProtocolError: the XML is malformed, or the configuration of a client.
+    """
+    text = _DECLARATION.sub("", text.strip("\0 \r\n\t"), count=1)
+    if text and not text.startswith("<"):
+        return replace(_for_node(select(text, settings)), as_arrays=as_arrays)
+    values = _values_of(_parse_xml(text)) if text else {}
+    name = values.pop("pipeline", "") or preferred or settings.default
+    output = values.pop("output", "image_array" if as_arrays else "images")
+    if output not in {"images", "image_array"}:
+        raise ParameterError(f"expected output 'images' or 'image_array', found '{printable(output, 40)}'")
+    selection = _checked(_find(name, settings), _bounded(dict(values)), settings)
+    return replace(_for_node(selection), as_arrays=output == "image_array")
+
+
+def _for_node(selection: Selection) -> Selection:
+    """The same, unless it is about noise measurements: Gadgetron keeps its own.
+
+    Raises:
+        UnknownPipelineError: it is.
+    """
+    if selection.purpose not in {Purpose.IMAGES, Purpose.NOTHING}:
+        raise UnknownPipelineError(
+            "an external node keeps no noise measurements, Gadgetron does; "
+            f"this server offers: {', '.join(sorted(registry.pipelines()))}"
+        )
+    return selection
+
+
+def _values_of(root: Element) -> dict[str, str]:
+    """Names and values of a node's configuration."""
+    if _local(root) != "configuration" or any(_local(child) == "stream" for child in root):
+        raise ProtocolError(
+            f"a configuration for an external node was expected, found the element '{printable(_local(root), 40)}' "
+            "of a client's",
+            kind="bad_xml",
+            advice="MRD clients connect to the port for scans (setting listen.port).",
+        )
+    given = [(name.rpartition("}")[2], value) for name, value in root.attrib.items()]
+    for child in root:
+        if _local(child) == "property":
+            parts = {_local(part): part.text or "" for part in child} | dict(child.attrib)
+            given.append((parts.get("name", ""), parts.get("value", child.text or "")))
+        else:
+            given.append((_local(child), child.text or ""))
+    values: dict[str, str] = {}
+    for name, value in ((name.strip(), value.strip()) for name, value in given):
+        if name in values:
+            raise ParameterError(f"'{printable(name, 64)}' is given twice in the configuration")
+        if name not in _OF_PYTHON_GADGETS:
+            values[name] = value
+    return values
 
 
 def _find(name: str, settings: Pipelines) -> PipelineEntry | Purpose:
@@ -161,11 +237,16 @@ def _bounded(values: dict[str, object]) -> dict[str, object]:
     return dict(values)
 
 
-def _from_xml(text: str, settings: Pipelines) -> Selection:
+def _parse_xml(text: str) -> Element:
     try:
-        root = ElementTree.fromstring(text, forbid_dtd=True)
+        root: Element = ElementTree.fromstring(text, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError) as error:
         raise ProtocolError("the XML configuration is malformed, or has a document type", kind="bad_xml") from error
+    return root
+
+
+def _from_xml(text: str, settings: Pipelines) -> Selection:
+    root = _parse_xml(text)
     gadgets = [(name, element) for element in root.iter() if (name := _gadget_name(element))]
     for name, element in gadgets:
         if name in settings.aliases or name in registry.pipelines():

@@ -11,10 +11,10 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Final
 
 from pipelines.assembly.frame import Group
 from pipelines.errors import HeaderError
+from pipelines.gadgetron import Bucket, ImageArray, ReconData
 from pipelines.image_group import ImageGroup
 from pipelines.mrd import Acquisitions, Image, Waveform
 from pipelines.scaling import SeriesScaler
@@ -22,19 +22,19 @@ from pipelines.scan_header import ScanHeader, parse_scan_header
 from server import query
 from server.backpressure import Waiting
 from server.config import Settings
+from server.dialect import Dialect, ScannerDialect
 from server.errors import LimitError, ProtocolError, ServerError
 from server.execution.executor import Executor, Job
 from server.ingest import Ingest
-from server.intake import Intake, NothingIntake, intake_for
-from server.jobs import OrderedJobs
-from server.logs import printable
+from server.intake import NothingIntake
+from server.jobs import OrderedJobs, Returned
 from server.metrics import Metrics, product_version
+from server.node_intake import AnyIntake, NodeImageIntake, NodeReadoutIntake
 from server.noise_desk import NoiseDesk
 from server.noise_store import NoiseStore
-from server.outcome import TEXT_LENGTH, ClientLeftError, error_text
+from server.outcome import ClientLeftError
 from server.report import Report
-from server.selection import Selection, refine, select
-from server.wire.connection import Connection, Role
+from server.selection import Selection, refine
 from server.wire.messages import (
     Close,
     ConfigFile,
@@ -48,18 +48,6 @@ from server.wire.messages import (
     Text,
 )
 
-_MESSAGE_TYPES: Final[dict[type, str]] = {
-    ConfigFile: "config",
-    ConfigText: "config",
-    Header: "header",
-    Acquisitions: "acquisition",
-    Waveform: "waveform",
-    Image: "image",
-    Text: "text",
-    Query: "query",
-    Close: "close",
-}
-
 
 class Session:
     """One connection.
@@ -71,8 +59,26 @@ class Session:
     """
 
     def __init__(
-        self, settings: Settings, executor: Executor, metrics: Metrics, waiting: Waiting, noise: NoiseStore
+        self,
+        settings: Settings,
+        executor: Executor,
+        metrics: Metrics,
+        waiting: Waiting,
+        noise: NoiseStore,
+        dialect: Dialect | None = None,
+        already: bytes = b"",
     ) -> None:
+        """A session whose socket is not connected yet.
+
+        Args:
+            settings: of the server.
+            executor: where groups are reconstructed.
+            metrics: what is counted.
+            waiting: bytes that wait, of all sessions.
+            noise: measurements of earlier scans.
+            dialect: how to speak to the peer; as to a scanner unless given.
+            already: what was read from the socket before it was ours.
+        """
         self.id = secrets.token_hex(8)
         self.report = Report(metrics, self.id)
         self._settings = settings
@@ -80,13 +86,14 @@ class Session:
         self._metrics = metrics
         self._waiting = waiting
         self._noise = NoiseDesk(noise, self.id, self._tell)
-        self._connection = Connection(Role.SERVER, settings.limits.for_wire())
-        self.socket = Ingest(self._connection, settings.timeouts, self)
+        self._dialect: Dialect = ScannerDialect(settings) if dialect is None else dialect
+        self._connection = self._dialect.connect()
+        self.socket = Ingest(self._connection, settings.timeouts, self, already)
         self._jobs = OrderedJobs(executor, settings.timeouts.reconstruction_s, self._waiting_changed)
         self._selection: Selection | None = None
         self._xml: bytes | None = None
         self._header_error: HeaderError | None = None
-        self._intake: Intake = NothingIntake()
+        self._intake: AnyIntake = NothingIntake()
         self._scaler: SeriesScaler | None = None
         self._error: Exception | None = None
         self._is_running = False
@@ -95,6 +102,11 @@ class Session:
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._warned: set[str] = set()
+
+    @property
+    def error(self) -> Exception | None:
+        """What went wrong, once the session is over."""
+        return self._error
 
     def describe(self) -> dict[str, object]:
         """The session as it is now, for the list of live sessions; without patient data."""
@@ -114,17 +126,16 @@ class Session:
         Raises:
             ServerError, PipelineError: the event cannot be served; the session ends with this error.
         """
-        n = len(event) if isinstance(event, Acquisitions) else 1
         if self._header_error is not None and not isinstance(event, Text | Query):
             raise self._header_error
-        self._metrics.received_messages.labels(_MESSAGE_TYPES.get(type(event), "other")).inc(n)
+        self.report.note_event(event)
         match event:
             case Acquisitions():
-                self._take_acquisitions(event)
+                self._submit(self._intake.acquisitions(event))
             case Waveform():
                 self._take_waveform(event)
             case ConfigFile(text) | ConfigText(text):
-                self._choose(select(text, self._settings.pipelines))
+                self._choose(self._dialect.select(text))
             case Header():
                 self._take_header(event)
             case Text():
@@ -136,9 +147,8 @@ class Session:
                 self._take_close(event)
             case PeerError():
                 raise ProtocolError("the client reported an error of its own and stopped", kind="bad_order")
-            case Image():
-                self.report.received_images += 1
-                self._submit(self._intake.image(event))
+            case Image() | Bucket() | ReconData() | ImageArray():
+                self._take_whole(event)
             case Response() | DependencyAnswer():
                 raise ProtocolError("a response was sent, but this server asks nothing", kind="bad_order")
 
@@ -200,13 +210,16 @@ class Session:
         if self.report.texts > self._settings.limits.texts:
             raise LimitError(f"more than {self._settings.limits.texts} texts and queries in one session")
 
-    def _take_acquisitions(self, event: Acquisitions) -> None:
-        self.report.acquisitions += len(event)
-        self._submit(self._intake.acquisitions(event))
-
     def _take_waveform(self, event: Waveform) -> None:
-        self.report.waveforms += 1
         self._intake.waveform(event)
+        self._submit(self._intake.take_ready())
+
+    def _take_whole(self, event: Image | Bucket | ReconData | ImageArray) -> None:
+        """Take an image, or what Gadgetron has gathered; a configuration for nothing leaves the latter."""
+        if isinstance(event, Image):
+            self._submit(self._intake.image(event))
+        elif isinstance(self._intake, NodeReadoutIntake | NodeImageIntake):
+            self._submit(self._intake.message(event))
 
     def _begin_intake(self) -> None:
         """Choose where data go; nothing is held before the first readout. An impossible header fails here."""
@@ -229,12 +242,15 @@ class Session:
                     # The JSON configuration behind it may yet choose a pipeline for images, which needs no header.
                     self._header_error = error
                     return
-        if self._settings.emission.pixels == "uint16" and scan is not None and not takes_images:
+        is_scaled = self._settings.emission.pixels == "uint16" and self._dialect.may_scale
+        if is_scaled and scan is not None and not takes_images:
             self._scaler = SeriesScaler() if scan.bits_stored is None else SeriesScaler(min(scan.bits_stored, 16))
-        limits = self._settings.limits.for_assembly()
-        self._intake = intake_for(selection, scan, self._executor.slots, limits, self._noise)
+        self._intake = self._dialect.intake(selection, scan, self._executor.slots, self._noise)
 
     def _take_close(self, event: Close) -> None:
+        if not event.announced and self._dialect.announces_close:
+            self.stop(ClientLeftError("the peer ended the connection without CLOSE"))
+            return
         if not event.announced:
             if self._selection is None or (self._selection.needs_header and self._xml is None):
                 raise ClientLeftError("the client closed the connection before it sent a scan")
@@ -242,12 +258,15 @@ class Session:
         self._submit(self._intake.finish())
         self._end_input()
 
-    def _submit(self, groups: Sequence[Group | ImageGroup]) -> None:
+    def _submit(self, groups: Sequence[Group | ImageGroup | Returned]) -> None:
         for warning in self._intake.take_warnings():
             self._warn(warning)
         if self._selection is None or self._selection.entry is None:
             return
         for group in groups:
+            if isinstance(group, Returned):
+                self._jobs.hand_on(group)
+                continue
             self.report.groups += 1
             provenance = {
                 "ReconSoftwareVersion": product_version(),
@@ -273,7 +292,7 @@ class Session:
 
     def _warn(self, text: str) -> None:
         self.report.warnings += 1
-        self.socket.post(self._connection.text(f"WRN {printable(text, TEXT_LENGTH)}"))
+        self.socket.post(self._dialect.warning(self._connection, self.id, text))
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:
@@ -281,10 +300,7 @@ class Session:
             self._warn(text)
 
     def _tell(self, answer: Text | DependencyAnswer) -> None:
-        if isinstance(answer, Text):
-            self.socket.post(self._connection.text(answer.text))
-        else:
-            self.socket.post(self._connection.dependency(answer.meta))
+        self.socket.post(self._dialect.answer(self._connection, answer))
 
     def _reply(self, event: Query) -> None:
         health = self._executor.health()
@@ -338,12 +354,15 @@ class Session:
         """Send the images of every job, in order; ends when the input has ended and all is sent."""
         while (done := await self._jobs.next()) is not None:
             result, completed_at = done
+            if isinstance(result, Returned):
+                await self.socket.write(self._dialect.returned(self._connection, result))
+                continue
             self.report.note_result(result)
             for warning in result.warnings:
                 self._warn_once(warning)
             for image in result.images:
                 started = time.monotonic()
-                buffers = self._connection.image(self._in_stored_units(image))
+                buffers = self._dialect.image(self._connection, self._in_stored_units(image), self._selection)
                 self.report.note_first_image(completed_at)
                 await self.socket.write(buffers)
                 self.report.note_image(image, time.monotonic() - started)
@@ -362,7 +381,7 @@ class Session:
         self._intake.abandon()
         if self.socket.is_open:
             if self._error is not None:
-                self.socket.post(self._connection.text(error_text(self._error)))
+                self.socket.post(self._dialect.failure(self._connection, self._error))
             self.socket.post(self._connection.close())
         self.report.close(self._error, self.socket)
         await self.socket.end()

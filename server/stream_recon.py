@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pipelines.assembly.frame import Group
 from pipelines.errors import HeaderError, PipelineError
+from pipelines.gadgetron import Bucket, ImageArray, ReconData
 from pipelines.image_group import ImageGroup
 from pipelines.mrd import Acquisitions, Image, Waveform
 from pipelines.registry import PipelineEntry
@@ -174,6 +175,8 @@ class StreamRecon:
                 raise ProtocolError(f"the input says that its writer failed: {printable(text, TEXT_LENGTH)}")
             case Query() | Response() | DependencyAnswer():
                 self._warn("a query or response in the input is left out: a stream has nobody to answer")
+            case Bucket() | ReconData() | ImageArray():
+                raise ProtocolError("what only Gadgetron says to its nodes cannot come in a stream")
 
     def _require_header(self, what: str) -> None:
         if self._xml is None:

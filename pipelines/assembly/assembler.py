@@ -130,6 +130,17 @@ class Assembler:
             self._hand_on_or_report(over, Completion.COUNTER)
         return self.take_ready()
 
+    def end_unit(self, *, is_whole: bool) -> list[Group]:
+        """Hand on what is complete at the end of a unit that the sender has closed (a bucket, recon data).
+
+        Args:
+            is_whole: whether the sender puts whole groups into a unit; then those with the least fraction are complete.
+        """
+        for group in list(self._open.values()):
+            if group.is_complete() or (is_whole and self._rules.is_worth(group)):
+                self._hand_on(group, Completion.TRIGGER)
+        return self.take_ready()
+
     def finish(self) -> list[Group]:
         """Hand on what is left, at CLOSE.
 

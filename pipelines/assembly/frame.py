@@ -36,6 +36,7 @@ class Completion(StrEnum):
     COUNTER = "counter"
     FULL = "full"
     CLOSE = "close"
+    TRIGGER = "trigger"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -20,10 +20,12 @@ import typer
 from rich.console import Console
 
 from server import config
-from server.commands.serve import make_executor, parse_values
-from server.config import Listen, Settings, is_loopback
+from server.commands.serve import parse_values
+from server.config import Settings, is_loopback
+from server.endpoints import Listen
 from server.errors import ServerError
 from server.execution.executor import Job
+from server.execution.from_settings import make_executor
 from server.listener import listen
 
 GIB = 1 << 30

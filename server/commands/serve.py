@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import resource
 import signal
 import sys
@@ -15,11 +14,13 @@ import typer
 import uvloop
 
 from server import config, logs
-from server.config import Admin, Listen, Settings
+from server.config import Settings
+from server.endpoints import Admin, Listen
 from server.errors import SettingsError
-from server.execution.process_pool import ProcessExecutor
+from server.execution.from_settings import make_executor
 from server.listener import Server, listen
 from server.metrics import Metrics, product_version
+from server.node import connect, parse_address, serve_parent
 
 MOST_FILES = 65536
 
@@ -32,6 +33,12 @@ def main(
     pipeline: Annotated[str | None, typer.Option(help="Default pipeline.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes.", min=1)] = None,
+    connect_to: Annotated[
+        str | None,
+        typer.Option(
+            help="Connect to a waiting Gadgetron as its external node, serve it, exit.", metavar="[HOST:]PORT"
+        ),
+    ] = None,
     values: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting.", metavar="NAME=VALUE", show_default=False)
     ] = None,
@@ -44,6 +51,7 @@ def main(
 
     \b
     Exit statuses: 0 stopped as asked, 1 failed, 2 wrong settings or a port that is taken.
+    With --connect-to: 0 the session ended well, 1 it failed, the parent left or was not there, 2 wrong settings.
     """
     flags: dict[str, object] = {
         "listen.host": host,
@@ -56,6 +64,9 @@ def main(
     given = {name: value for name, value in flags.items() if value is not None}
     settings = config.load(file, given | parse_values(values or [])).settings
     logs.configure(settings.logs.level)
+    if connect_to is not None:
+        host_to, port_to = parse_address(connect_to)
+        raise typer.Exit(0 if uvloop.run(serve_once(settings, host_to, port_to)) else 1)
     # A flood of connections that are refused must not use up the files that sessions and workers need.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, MOST_FILES) if most > 0 else MOST_FILES, most))
@@ -80,6 +91,11 @@ def parse_values(pairs: list[str]) -> dict[str, object]:
     return found
 
 
+async def serve_once(settings: Settings, host: str, port: int) -> bool:
+    """Serve the Gadgetron that waits there; whether it ended well."""
+    return await serve_parent(settings, await connect(host, port))
+
+
 async def serve(settings: Settings) -> None:
     """Run the server until a signal asks it to stop."""
     stop_asked = asyncio.Event()
@@ -96,13 +112,19 @@ async def serve(settings: Settings) -> None:
 
     sockets = listen(settings.listen)
     admin_sockets = listen(Listen(host=settings.admin.host, port=settings.admin.port)) if settings.admin.enabled else []
+    gadgetron_sockets = listen(settings.gadgetron) if settings.gadgetron.enabled else []
     server = Server(settings, make_executor(settings), Metrics())
-    await server.start(sockets)
+    await server.start(sockets, gadgetron_sockets)
     admin = _start_admin(server, settings.admin, admin_sockets) if admin_sockets else None
     where = f"{settings.listen.host or '*'}:{server.port}"
     typer.echo(
         f"Echotrain {product_version()} listens on {where} for scans"
-        + (f" and on {settings.admin.host or '*'}:{admin.port} for health and metrics" if admin else ""),
+        + (f" and on {settings.admin.host or '*'}:{admin.port} for health and metrics" if admin else "")
+        + (
+            f" and on {settings.gadgetron.host or '*'}:{server.gadgetron_port} for Gadgetron"
+            if server.gadgetron_port is not None
+            else ""
+        ),
     )
     sys.stdout.flush()
     logs.logger().info(
@@ -110,6 +132,7 @@ async def serve(settings: Settings) -> None:
         host=settings.listen.host,
         port=server.port,
         admin_port=admin.port if admin else None,
+        gadgetron_port=server.gadgetron_port,
         version=product_version(),
         device=settings.workers.device,
         workers=settings.workers.count,
@@ -129,23 +152,6 @@ async def serve(settings: Settings) -> None:
     if admin is not None:
         await admin.stop()
     logs.logger().info("stopped")
-
-
-def make_executor(settings: Settings) -> ProcessExecutor:
-    """The worker processes that the settings ask for."""
-    workers = settings.workers
-    # One core is left to the front. Threads that wait for a core cost far more than they bring: with both cores of a
-    # machine busy, `sense` on 256 x 256 x 8 took 1.2 s with two threads and 0.26 s with one (medians).
-    threads = workers.threads or max(1, ((os.cpu_count() or 1) - 1) // workers.count)
-    default = settings.pipelines.default
-    return ProcessExecutor(
-        workers.count,
-        workers.device,
-        threads,
-        settings.limits.memory_bytes,
-        warm=[(default, settings.pipelines.parameters.get(default, {}))],
-        job_timeout_s=settings.timeouts.reconstruction_s,
-    )
 
 
 def _start_admin(server: Server, settings: Admin, sockets: list[Any]) -> Any:

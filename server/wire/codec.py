@@ -15,11 +15,9 @@ import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-import numpy as np
-
-from pipelines.mrd import WAVEFORM_HEADER, Meta, Waveform
+from pipelines.mrd import Meta
 from server.errors import LimitError, ProtocolError
-from server.wire import images, readouts
+from server.wire import buckets, gadgetron, images, readouts, waveforms
 from server.wire.attributes import read_attributes, write_attributes
 from server.wire.messages import (
     Buffers,
@@ -36,13 +34,13 @@ from server.wire.messages import (
     Text,
     WireLimits,
 )
+from server.wire.walk import Steps
 
 _U16: Final = struct.Struct("<H")
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 _QUERY: Final = struct.Struct("<HQQQ")  # id, reserved, correlation, length
 _RESPONSE: Final = struct.Struct("<HQQ")  # id, correlation, length
-_WAVEFORM: Final = struct.Struct("<H28xHH8x")  # id, ..., samples, channels, ...
 
 CONFIG_NAME_BYTES: Final = 1024
 """Body of CONFIG_FILE: the name, filled up with NULs."""
@@ -105,17 +103,6 @@ def _query_size(data: memoryview, start: int, limits: WireLimits) -> int:
     return _query_length(data, start, limits)
 
 
-def _waveform_size(data: memoryview, start: int, limits: WireLimits) -> int:
-    _, samples, channels = _WAVEFORM.unpack_from(data, start)
-    size: int = ID_BYTES + WAVEFORM_HEADER.itemsize + 4 * samples * channels
-    if samples > limits.samples or channels > limits.channels or size > limits.message_bytes:
-        raise LimitError(
-            f"the peer announced a waveform of {samples} samples and {channels} channels ({size} bytes); "
-            f"the limits are {limits.samples}, {limits.channels} and {limits.message_bytes}"
-        )
-    return size
-
-
 def _strict(data: memoryview, what: str) -> str:
     try:
         return bytes(data).rstrip(b"\0").decode()
@@ -152,13 +139,6 @@ def _decode_response(data: memoryview, start: int, size: int) -> Response:
     return Response(_RESPONSE.unpack_from(data, start)[1], _lenient(data[start + _RESPONSE.size : start + size]))
 
 
-def _decode_waveform(data: memoryview, start: int, size: int) -> Waveform:
-    _, samples, channels = _WAVEFORM.unpack_from(data, start)
-    header = np.frombuffer(data, WAVEFORM_HEADER, 1, start + ID_BYTES).reshape(()).copy()
-    body = data[start + ID_BYTES + WAVEFORM_HEADER.itemsize : start + size]
-    return Waveform(header, np.frombuffer(bytes(body), "<u4").reshape(channels, samples))
-
-
 LAYOUTS: Final[dict[int, Layout]] = {
     MessageId.CONFIG_FILE: Layout(ID_BYTES, _constant(ID_BYTES + CONFIG_NAME_BYTES), _decode_config_file),
     MessageId.CONFIG_TEXT: Layout(
@@ -189,9 +169,17 @@ LAYOUTS: Final[dict[int, Layout]] = {
         lambda data, start, size: readouts.decode_run(data, start, start + size, size, WireLimits()),
     ),
     MessageId.IMAGE: Layout(images.FIXED_BYTES, images.image_size, images.decode_image),
-    MessageId.WAVEFORM: Layout(ID_BYTES + WAVEFORM_HEADER.itemsize, _waveform_size, _decode_waveform),
+    MessageId.WAVEFORM: Layout(waveforms.FIXED_BYTES, waveforms.waveform_size, waveforms.decode_waveform),
 }  # fmt: skip
-"""Every message that can be read. Acquisitions are here one at a time; `connection.py` takes whole runs of them."""
+"""Every message whose length shows at its beginning. Acquisitions are here one at a time; `connection.py` takes whole
+runs of them."""
+
+WALKS: Final[dict[int, Callable[[WireLimits], Steps]]] = {
+    MessageId.RECON_DATA: gadgetron.walk_recon_data,
+    MessageId.IMAGE_ARRAY: gadgetron.walk_image_array,
+    MessageId.BUCKET: buckets.walk_bucket,
+}
+"""Messages between Gadgetron and an external node, whose length shows only on the way through them (`walk.py`)."""
 
 
 def encode_config_file(name: str) -> Buffers:
@@ -253,25 +241,6 @@ def encode_dependency(meta: Meta) -> Buffers:
 def encode_close() -> Buffers:
     """Id 4."""
     return [_U16.pack(MessageId.CLOSE)]
-
-
-def encode_waveform(waveform: Waveform) -> Buffers:
-    """Id 1026.
-
-    Raises:
-        ProtocolError: the header does not agree with the samples.
-    """
-    header = np.zeros((), WAVEFORM_HEADER)  # filled by name, so that the padding does not carry old memory to the peer
-    for name in WAVEFORM_HEADER.names or ():
-        header[name] = waveform.header[name]
-    announced = (int(header["channels"]), int(header["number_of_samples"]))
-    if waveform.samples.shape != announced:
-        raise ProtocolError(
-            f"we may not send waveform samples of shape {waveform.samples.shape} as channels, samples = {announced}",
-            kind="bad_length",
-        )
-    samples = np.ascontiguousarray(waveform.samples, "<u4")
-    return [_U16.pack(MessageId.WAVEFORM) + header.tobytes() + samples.tobytes()]
 
 
 def _encoded(text: str, what: str) -> bytes:

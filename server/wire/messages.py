@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Final
 
+from pipelines.gadgetron import Bucket, ImageArray, ReconData
 from pipelines.mrd import Acquisitions, Image, Meta, Waveform
 
 Buffers = list[bytes | memoryview]
@@ -31,7 +32,10 @@ class MessageId(IntEnum):
     ACQUISITION = 1008
     DEPENDENCY_QUERY = 1019
     IMAGE = 1022
+    RECON_DATA = 1023
+    IMAGE_ARRAY = 1024
     WAVEFORM = 1026
+    BUCKET = 1050
 
 
 UNSUPPORTED_NAMES: Final = {
@@ -54,10 +58,7 @@ UNSUPPORTED_NAMES: Final = {
     1018: "DICOM with name",
     1020: "old short image",
     1021: "old short image",
-    1023: "ReconData",
-    1024: "image array",
     1030: "NDArray",
-    1050: "acquisition bucket",
     1051: "bundle",
 }
 """Ids that peers know and this connection does not read; so that an error can name them."""
@@ -80,6 +81,7 @@ class WireLimits:
         acquisition_bytes: samples and trajectory of a readout.
         image_pixels: pixels of an image, all channels together.
         attribute_bytes: attribute XML of an image or a dependency.
+        items: waveforms, attributes of images, and changes of shape among readouts in one message of Gadgetron's.
         run_readouts: readouts delivered in one event, so that one event never takes long to handle.
     """
 
@@ -95,6 +97,7 @@ class WireLimits:
     acquisition_bytes: int = 64 << 20
     image_pixels: int = 1 << 26
     attribute_bytes: int = 4 << 20
+    items: int = 1 << 16
     run_readouts: int = 4096
 
     def __post_init__(self) -> None:
@@ -182,6 +185,6 @@ class PeerError:
 
 Event = (
     ConfigFile | ConfigText | Header | Close | Text | Query | Response | DependencyAnswer | PeerError | Acquisitions
-    | Waveform | Image
+    | Waveform | Image | Bucket | ReconData | ImageArray
 )  # fmt: skip
 """What the bytes of a peer become."""

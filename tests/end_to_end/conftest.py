@@ -33,6 +33,7 @@ class Process:
     port: int
     admin_port: int
     records: Path
+    gadgetron_port: int = 0
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=10) as reply:
@@ -153,8 +154,8 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Proc
         line = process.stdout.readline()
         process.stdout.close()
         ports = [int(port) for port in re.findall(r":(\d+) ", line)]
-        assert len(ports) == 2, records.read_text()
-        return Process(process, ports[0], ports[1], records)
+        assert len(ports) in (2, 3), records.read_text()
+        return Process(process, ports[0], ports[1], records, *ports[2:])
 
     return start
 

@@ -14,7 +14,7 @@ from pipelines import registry
 from pipelines.errors import PipelineError
 from server.config import load
 from server.errors import ServerError
-from server.selection import refine, select
+from server.selection import refine, select, select_for_node
 
 SETTINGS = load(
     flags={
@@ -131,3 +131,74 @@ def test_any_text_selects_or_is_refused_and_imports_and_opens_nothing(text: str)
     finally:
         WATCH.is_on = False
     assert not [what for what in WATCH.touched if "encodings" not in what]
+
+
+# ---- external nodes of Gadgetron
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "iterations", "as_arrays"),
+    [
+        ("", "sense", 7, False),
+        ('<?xml version="1.0"?>\n', "sense", 7, False),
+        ('<?xml version="1.0"?>\n<configuration/>\n', "sense", 7, False),
+        ("<configuration><pipeline> sense </pipeline></configuration>", "sense", 7, False),
+        ('<configuration><property name="iterations" value="20"/></configuration>', "sense", 20, False),
+        (
+            "<configuration><property><name>iterations</name><value>20</value></property></configuration>",
+            "sense",
+            20,
+            False,
+        ),
+        ('<configuration pipeline="sense" iterations="20" output="image_array"/>', "sense", 20, True),
+        ("<configuration><iterations>20</iterations><output>image_array</output></configuration>", "sense", 20, True),
+        (
+            '<configuration pipeline="default"><property name="python_path" value="x"/></configuration>',
+            "sense",
+            7,
+            False,
+        ),
+        ('{"pipeline": "sense", "parameters": {"iterations": 20}}', "sense", 20, False),
+        ("sense", "sense", 7, False),
+    ],
+)
+def test_the_configuration_of_a_node_selects_its_pipeline(
+    text: str, name: str, iterations: int, as_arrays: bool
+) -> None:
+    selection = select_for_node(text, SETTINGS)
+
+    assert selection.entry is registry.find(name)
+    assert selection.parameters["iterations"] == iterations
+    assert selection.as_arrays is as_arrays
+
+
+def test_the_target_of_a_node_is_used_where_its_configuration_names_no_pipeline() -> None:
+    named = "<configuration><pipeline>sense</pipeline></configuration>"
+
+    assert select_for_node("<configuration/>", SETTINGS, "zero_filled").entry is registry.find("zero_filled")
+    assert select_for_node(named, SETTINGS, "zero_filled").entry is registry.find("sense")
+    assert select_for_node("<configuration/>", SETTINGS, as_arrays=True).as_arrays
+    with pytest.raises(PipelineError, match="no_such"):
+        select_for_node("<configuration/>", SETTINGS, "no_such")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ('<configuration><property name="iterationz" value="3"/></configuration>', "bad_parameter", "iterationz"),
+        ('<configuration><property value="3"/></configuration>', "bad_parameter", "''"),
+        ('<configuration iterations="3"><iterations>4</iterations></configuration>', "bad_parameter", "given twice"),
+        ('<configuration output="dicom"/>', "bad_parameter", "'images' or 'image_array', found 'dicom'"),
+        ("<configuration><pipeline>os</pipeline></configuration>", "unknown_pipeline", "os"),
+        ("<configuration><version>2</version><stream/></configuration>", "protocol", "an external node was expected"),
+        ("<gadgetronStreamConfiguration/>", "protocol", "gadgetronStreamConfiguration"),
+        ("<configuration>", "protocol", "malformed"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><configuration/>', "protocol", "document type"),
+    ],
+)
+def test_a_wrong_configuration_of_a_node_is_refused_by_name(text: str, code: str, words: str) -> None:
+    with pytest.raises((PipelineError, ServerError)) as caught:
+        select_for_node(text, SETTINGS)
+
+    assert caught.value.code == code
+    assert words in str(caught.value)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
+from pipelines.gadgetron import SAMPLING_DESCRIPTION, Bucket, ImageArray, ReconBit, ReconBuffer, ReconData
 from pipelines.mrd import (
     ACQUISITION_HEADER,
     COUNTERS,
@@ -48,7 +49,7 @@ xml_text = st.text(
 metas = st.dictionaries(xml_text.filter(bool), st.lists(xml_text, min_size=1, max_size=3), max_size=4)
 
 
-def _noise(seed: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> np.ndarray:
+def noise(seed: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> np.ndarray:
     """Any bits at all, so that every field is compared; read as `dtype`."""
     n = int(np.prod(shape, dtype=int)) * dtype.itemsize
     return np.random.default_rng(seed).integers(0, 256, n, np.uint8).view(dtype).reshape(shape)
@@ -59,12 +60,12 @@ def acquisitions(draw: st.DrawFn, most: int = 6) -> Acquisitions:
     n, coils, samples = draw(st.integers(1, most)), draw(st.integers(0, 3)), draw(st.integers(0, 9))
     dimensions = draw(st.integers(0, 3))
     seed = draw(st.integers(0, 2**32))
-    headers = _noise(seed, ACQUISITION_HEADER, (n,))
+    headers = noise(seed, ACQUISITION_HEADER, (n,))
     headers["flags"] &= np.uint64(~COMPRESSION_BITS & 2**64 - 1)
     headers["number_of_samples"], headers["active_channels"] = samples, coils
     headers["trajectory_dimensions"] = dimensions
-    values = _noise(seed + 1, np.dtype(np.uint8), (n, coils, samples * 8))
-    trajectory = _noise(seed + 2, np.dtype(np.uint8), (n, samples * dimensions * 4)) if dimensions else None
+    values = noise(seed + 1, np.dtype(np.uint8), (n, coils, samples * 8))
+    trajectory = noise(seed + 2, np.dtype(np.uint8), (n, samples * dimensions * 4)) if dimensions else None
     return Acquisitions(headers, values, trajectory)
 
 
@@ -73,18 +74,18 @@ def images(draw: st.DrawFn) -> Image:
     shape = tuple(draw(st.integers(1, 4)) for _ in range(4))
     data_type = draw(st.sampled_from(ImageDataType))
     seed = draw(st.integers(0, 2**32))
-    header = _noise(seed, IMAGE_HEADER, ())
+    header = noise(seed, IMAGE_HEADER, ())
     header["data_type"], header["channels"], header["matrix_size"] = data_type, shape[0], shape[:0:-1]
-    return Image(header, _noise(seed + 1, data_type.dtype, shape), draw(metas))
+    return Image(header, noise(seed + 1, data_type.dtype, shape), draw(metas))
 
 
 @st.composite
 def waveforms(draw: st.DrawFn) -> Waveform:
     shape = (draw(st.integers(0, 3)), draw(st.integers(0, 9)))
     seed = draw(st.integers(0, 2**32))
-    header = _noise(seed, WAVEFORM_HEADER, ())
+    header = noise(seed, WAVEFORM_HEADER, ())
     header["channels"], header["number_of_samples"] = shape
-    return Waveform(header, _noise(seed + 1, np.dtype("<u4"), shape))
+    return Waveform(header, noise(seed + 1, np.dtype("<u4"), shape))
 
 
 data_messages = st.one_of(acquisitions(), images(), waveforms())
@@ -140,6 +141,18 @@ def send(connection: Connection, event: Event) -> Buffers:  # noqa: C901 - one c
             return connection.image(event)
         case Close():
             return connection.close()
+        case _:
+            return _send_to_gadgetron(connection, event)
+
+
+def _send_to_gadgetron(connection: Connection, event: ReconData | ImageArray | Bucket) -> Buffers:
+    match event:
+        case ReconData():
+            return connection.recon_data(event)
+        case ImageArray():
+            return connection.image_array(event)
+        case Bucket():
+            return connection.bucket(event)
 
 
 def encode(role: Role, events: Iterable[Event]) -> bytes:
@@ -189,11 +202,29 @@ def plain(event: Event) -> list[object]:
                 name: header[name].tobytes() for name in IMAGE_HEADER.names or () if name != "attribute_string_len"
             }
             return [("image", fields, pixels.dtype, pixels.shape, pixels.tobytes(), meta)]
+        case ReconData(bits):
+            buffers = [buffer for bit in bits for buffer in (bit.data, bit.reference)]
+            return [("recon data", *(None if buffer is None else _plain_buffer(buffer) for buffer in buffers))]
+        case ImageArray(data, headers, meta, waves, acquisition_headers):
+            waves = None if waves is None else plain_all(waves)
+            return [("image array", *_plain_arrays(data, headers, acquisition_headers), meta, waves)]
+        case Bucket(data, reference, data_statistics, reference_statistics, waves):
+            parts = [plain_all(part) for part in (data, reference, waves)]
+            return [("bucket", *parts, data_statistics, reference_statistics)]
         case Waveform(header, samples):
             fields = {name: header[name].tobytes() for name in WAVEFORM_HEADER.names or ()}
             return [("waveform", fields, samples.shape, samples.tobytes())]
         case _:
             return [event]
+
+
+def _plain_arrays(*arrays: np.ndarray | None) -> list[object]:
+    return [None if array is None else (array.dtype.itemsize, array.shape, array.tobytes()) for array in arrays]
+
+
+def _plain_buffer(buffer: ReconBuffer) -> tuple[object, ...]:
+    sampling = [buffer.sampling[name].tobytes() for name in SAMPLING_DESCRIPTION.names or ()]
+    return (*_plain_arrays(buffer.data, buffer.headers, buffer.trajectory, buffer.density), *sampling)
 
 
 def plain_all(events: Iterable[Event]) -> list[object]:
@@ -231,6 +262,29 @@ def waveform(channels: int = 1, samples: int = 2) -> Waveform:
     return Waveform(header, np.arange(channels * samples, dtype="<u4").reshape(channels, samples))
 
 
+def recon_buffer(shape: tuple[int, ...] = (1, 1, 1, 1, 1, 2, 2), dimensions: int = 0, seed: int = 0) -> ReconBuffer:
+    """A small buffer of normal noise whose headers count the lines."""
+    rng = np.random.default_rng(seed)
+    loc, s, n, coils, z, y, x = shape
+    headers = np.zeros((loc, s, n, z, y), ACQUISITION_HEADER)
+    headers["version"], headers["number_of_samples"], headers["active_channels"] = 1, x, coils
+    headers["idx"][COUNTERS[0]] = np.arange(y)
+    sampling = np.zeros((), SAMPLING_DESCRIPTION)
+    sampling["encoded_matrix"], sampling["recon_matrix"] = (x, y, z), (x, y, z)
+    sampling["limits"]["center"], sampling["limits"]["maximum"] = (x // 2, y // 2, z // 2), (x - 1, y - 1, z - 1)
+    data = rng.standard_normal((*shape, 2)).astype(np.float32).view(np.complex64)[..., 0]
+    trajectory = rng.standard_normal((loc, s, n, z, y, x, dimensions)).astype(np.float32) if dimensions else None
+    return ReconBuffer(data, headers, sampling, trajectory)
+
+
+def image_array(shape: tuple[int, ...] = (1, 1, 1, 1, 1, 2, 2)) -> ImageArray:
+    """A small image array."""
+    headers = np.full(shape[:3], image((shape[3], *shape[4:])).header)
+    headers["data_type"] = ImageDataType.CXFLOAT
+    data = (np.arange(np.prod(shape)) * (1 + 1j)).reshape(shape).astype(np.complex64)
+    return ImageArray(data, headers, (b"<ismrmrdMeta/>",) * headers.size)
+
+
 MINIMAL: dict[MessageId, Event] = {
     MessageId.CONFIG_FILE: ConfigFile("sense"),
     MessageId.CONFIG_TEXT: ConfigText("<a/>"),
@@ -244,25 +298,39 @@ MINIMAL: dict[MessageId, Event] = {
     MessageId.ACQUISITION: readouts(),
     MessageId.IMAGE: image(),
     MessageId.WAVEFORM: waveform(),
+    MessageId.RECON_DATA: ReconData((ReconBit(recon_buffer()),)),
+    MessageId.IMAGE_ARRAY: image_array(),
+    MessageId.BUCKET: Bucket((readouts(),)),
 }
 """One small message of each id."""
 
 _TO_DATA = (MINIMAL[MessageId.CONFIG_FILE], MINIMAL[MessageId.HEADER])
+_TO_NODE_DATA = (MINIMAL[MessageId.CONFIG_TEXT], MINIMAL[MessageId.HEADER])
+OTHER_END = {
+    Role.SERVER: Role.CLIENT,
+    Role.CLIENT: Role.SERVER,
+    Role.NODE: Role.PARENT,
+    Role.PARENT: Role.NODE,
+    Role.STREAM: Role.STREAM,
+}
 _WAYS: dict[State, tuple[Role, tuple[Event, ...]]] = {
     State.STREAM: (Role.STREAM, ()),
     State.CONFIG: (Role.SERVER, ()),
     State.HEADER: (Role.SERVER, _TO_DATA[:1]),
     State.DATA: (Role.SERVER, _TO_DATA),
     State.REPLY: (Role.CLIENT, ()),
+    State.NODE_CONFIG: (Role.NODE, ()),
+    State.NODE_HEADER: (Role.NODE, _TO_NODE_DATA[:1]),
+    State.NODE_DATA: (Role.NODE, _TO_NODE_DATA),
+    State.NODE_REPLY: (Role.PARENT, ()),
     State.CLOSED: (Role.SERVER, (*_TO_DATA, Close())),
     State.BROKEN: (Role.SERVER, _TO_DATA),
 }
-_OTHER_END = {Role.SERVER: Role.CLIENT, Role.CLIENT: Role.SERVER, Role.STREAM: Role.STREAM}
 
 
 def message_bytes(event: Event) -> bytes:
     """The bytes of one message, from whichever end may say it."""
-    for state in (State.CONFIG, State.HEADER, State.DATA, State.REPLY):
+    for state in (State.CONFIG, State.HEADER, State.DATA, State.REPLY, State.NODE_REPLY):
         try:
             return b"".join(send(sending_in(state), event))
         except ProtocolError:
@@ -274,7 +342,7 @@ def receiving_in(state: State, limits: WireLimits | None = None) -> Connection:
     """A connection whose received direction is in this state."""
     role, way = _WAYS[state]
     connection = Connection(role, limits)
-    feed(connection, encode(Role.CLIENT, way))
+    feed(connection, encode(OTHER_END[role], way) if way else b"")
     if state is State.BROKEN:
         feed(connection, b"\xff\xff")
     assert connection.state is state
@@ -284,7 +352,7 @@ def receiving_in(state: State, limits: WireLimits | None = None) -> Connection:
 def sending_in(state: State) -> Connection:
     """A connection whose sent direction is in this state."""
     role, way = _WAYS[state]
-    connection = Connection(_OTHER_END[role])
+    connection = Connection(OTHER_END[role])
     for event in way:
         send(connection, event)
     assert connection.sending is state

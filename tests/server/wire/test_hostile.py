@@ -382,4 +382,5 @@ def test_a_session_cut_at_any_byte_ends_with_an_error_or_a_close():
 def test_junk_ends_with_an_error_or_a_close(junk: bytes):
     for role in Role:
         _swallow(role, junk, [])
-        _swallow(role, examples.encode(Role.CLIENT, [ConfigFile("a"), Header(b"b")]) + junk, [])
+    _swallow(Role.SERVER, examples.encode(Role.CLIENT, [ConfigFile("a"), Header(b"b")]) + junk, [])
+    _swallow(Role.NODE, examples.encode(Role.PARENT, [ConfigText("a"), Header(b"b")]) + junk, [])

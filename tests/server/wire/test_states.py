@@ -9,7 +9,7 @@ import pytest
 from server.errors import ProtocolError
 from server.wire import codec
 from server.wire.connection import TRANSITIONS, Connection, Role, State
-from server.wire.messages import UNSUPPORTED_NAMES, Close, MessageId, Text
+from server.wire.messages import UNSUPPORTED_NAMES, Close, MessageId, PeerError
 from tests.server.wire import examples
 
 # Written from the rules, not from the table: what is allowed, and where it leads when not back to the same state.
@@ -19,6 +19,10 @@ ALLOWED = {
     State.HEADER: {3, 4, 5, 6, 8},
     State.DATA: {4, 5, 6, 8, 1008, 1022, 1026},
     State.REPLY: {4, 5, 7, 8, 1008, 1019, 1022, 1026},
+    State.NODE_CONFIG: {2, 4, 6, 8},
+    State.NODE_HEADER: {3, 4, 6, 8},
+    State.NODE_DATA: {4, 6, 8, 1008, 1022, 1023, 1024, 1026, 1050},
+    State.NODE_REPLY: {4, 7, 8, 1008, 1022, 1023, 1024, 1026, 1050},
     State.CLOSED: set(),
     State.BROKEN: set(),
 }
@@ -26,8 +30,11 @@ LEADS_TO = {
     **{(state, message_id): State.HEADER for state in (State.STREAM, State.CONFIG) for message_id in (1, 2)},
     **{(State.STREAM, message_id): State.DATA for message_id in (3, 1008, 1022, 1026)},
     (State.HEADER, 3): State.DATA,
+    (State.NODE_CONFIG, 2): State.NODE_HEADER,
+    (State.NODE_HEADER, 3): State.NODE_DATA,
 }
-OPEN = [State.STREAM, State.CONFIG, State.HEADER, State.DATA, State.REPLY]
+NODES = [State.NODE_CONFIG, State.NODE_HEADER, State.NODE_DATA, State.NODE_REPLY]
+OPEN = [State.STREAM, State.CONFIG, State.HEADER, State.DATA, State.REPLY, *NODES]
 PAIRS = list(itertools.product(State, MessageId))
 
 
@@ -42,7 +49,8 @@ def test_the_table_holds_what_the_rules_say_and_nothing_else():
 
 
 def test_every_id_can_be_read():
-    assert set(codec.LAYOUTS) == set(MessageId)
+    assert set(codec.LAYOUTS) | set(codec.WALKS) == set(MessageId)
+    assert not set(codec.LAYOUTS) & set(codec.WALKS)
     assert not set(UNSUPPORTED_NAMES) & set(MessageId)
 
 
@@ -58,7 +66,14 @@ def test_what_is_received_follows_the_rules(state: State, message_id: MessageId)
         assert connection.state is _next(state, message_id)
     elif state in OPEN:
         ((_, code, kind, text, advice),) = heard
-        wrong_end = message_id in {MessageId.RESPONSE, MessageId.DEPENDENCY_QUERY} or state is State.REPLY
+        wrong_end = message_id in {MessageId.RESPONSE, MessageId.DEPENDENCY_QUERY} or state in (
+            State.REPLY,
+            State.NODE_REPLY,
+        )
+        if state in NODES:
+            wrong_end |= message_id in (MessageId.CONFIG_FILE, MessageId.TEXT)
+        else:
+            wrong_end |= message_id in codec.WALKS
         assert (code, kind) == ("protocol", "bad_id" if wrong_end else "bad_order")
         assert text.startswith("the peer sent ")
         assert advice
@@ -87,7 +102,7 @@ def test_what_is_sent_follows_the_rules(state: State, message_id: MessageId):
 
 
 @pytest.mark.parametrize("state", OPEN, ids=lambda state: state.name)
-@pytest.mark.parametrize("message_id", [0, 9, 1000, 1001, 1009, 1018, 1023, 1024, 1030, 1050, 4096, 4242, 65535])
+@pytest.mark.parametrize("message_id", [0, 9, 1000, 1001, 1009, 1018, 1030, 1051, 4096, 4242, 65535])
 def test_an_id_that_cannot_be_read_is_named_after_its_two_bytes(state: State, message_id: int):
     connection = examples.receiving_in(state)
 
@@ -113,6 +128,14 @@ def test_an_id_that_cannot_be_read_is_named_after_its_two_bytes(state: State, me
         (State.DATA, MessageId.RESPONSE, "RESPONSE as a request; only a server says that"),
         (State.DATA, MessageId.DEPENDENCY_QUERY, "DEPENDENCY_QUERY as a request; only a server says that"),
         (State.REPLY, MessageId.QUERY, "QUERY as a reply; only a client says that"),
+        (State.DATA, MessageId.BUCKET, "BUCKET, which only Gadgetron and its nodes say"),
+        (State.REPLY, MessageId.RECON_DATA, "RECON_DATA, which only Gadgetron and its nodes say"),
+        (State.NODE_CONFIG, MessageId.CONFIG_FILE, "Gadgetron sends its nodes CONFIG_TEXT"),
+        (State.NODE_CONFIG, MessageId.HEADER, "the header before the configuration"),
+        (State.NODE_CONFIG, MessageId.BUCKET, "BUCKET before the configuration and header"),
+        (State.NODE_HEADER, MessageId.CONFIG_TEXT, "a second configuration (CONFIG_TEXT)"),
+        (State.NODE_DATA, MessageId.TEXT, "TEXT, which Gadgetron and its nodes never say"),
+        (State.NODE_REPLY, MessageId.TEXT, "TEXT, which Gadgetron and its nodes never say"),
     ],
 )
 def test_the_error_says_what_came_too_early_or_twice(state: State, message_id: MessageId, words: str):
@@ -135,7 +158,7 @@ def test_an_end_between_messages_is_a_close_that_was_not_announced(state: State)
 
 @pytest.mark.parametrize("state", OPEN, ids=lambda state: state.name)
 def test_an_end_inside_a_message_is_an_error_after_the_messages_before_it(state: State):
-    message = examples.message_bytes(examples.MINIMAL[MessageId.TEXT])
+    message = examples.message_bytes(examples.MINIMAL[MessageId.ERROR])
     for stop in range(1, len(message)):
         connection = examples.receiving_in(state)
         room = connection.writable()
@@ -146,9 +169,9 @@ def test_an_end_inside_a_message_is_an_error_after_the_messages_before_it(state:
 
         before, error = examples.take(connection)
 
-        assert before == Text("hello")
+        assert before == PeerError("no")
         assert error[1:3] == ("protocol", "truncated")
-        assert ("TEXT" in error[3]) == (stop >= 2)
+        assert ("ERROR" in error[3]) == (stop >= 2)
         assert connection.state is State.BROKEN
 
 
