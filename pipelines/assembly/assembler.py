@@ -3,8 +3,12 @@
 The stream is followed readout by readout, however it was cut into batches. A group is open from its first readout until
 it is handed on: by a LAST flag or a counter that moved on (`completion.py`), as FULL when every line that limits,
 acceleration and averages promise is there, or at CLOSE when it has the least fraction of its lines; the rest is
-reported by warning. Readouts for a group that was handed on are late: counted, not used. Where calibration lines share
-the image grid their number is not in the header, so there only the last of all lines makes it full.
+reported by warning. Readouts for a group that was handed on are late: counted, not used.
+
+What a group holds is the grouping's: one slice of one frame, which is a slab of partitions where the encoding has three
+dimensions (`slice`, `volume`); all frames of a slice (`cine`, `layout.frame_axis`); a slice with its neighbours
+(`stack`, `stacks.py`). Where readouts lie in it is the encoding space's: on a grid (`grid.py`) or, for non-Cartesian
+trajectories, in the order of their arrival (`arrival.py`).
 
 Lines flagged 20 alone join the image in embedded mode, where their contrast is the same (as in Gadgetron's
 ReferencePrep), and go to a grid of their own in all other modes. Knows no sockets and no torch.
@@ -13,30 +17,31 @@ ReferencePrep), and go to a grid of their own in all other modes. Knows no socke
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.calibration import CalibrationStore
-from pipelines.assembly.completion import CompletionRules, Key
-from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey
-from pipelines.assembly.grid import Cells, Grid
+from pipelines.assembly.completion import CompletionRules
+from pipelines.assembly.encoding_spaces import EncodingSpaces
+from pipelines.assembly.frame import Completion, Group, Grouping
+from pipelines.assembly.grid import Grid
+from pipelines.assembly.layout import Key, Layout
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
+from pipelines.assembly.memory import checked_bytes, expected_shape
 from pipelines.assembly.noise import NoiseStore
-from pipelines.assembly.open_group import OpenGroup, Progress
+from pipelines.assembly.open_frame import OpenFrame, Part
+from pipelines.assembly.open_group import OpenGroup
+from pipelines.assembly.open_groups import OpenGroups, describe
 from pipelines.assembly.routing import Route, Run, runs, where
 from pipelines.errors import AssemblyError, BudgetError
 from pipelines.mrd import Acquisitions, Waveform
-from pipelines.scan_header import ScanHeader, TrajectoryType
+from pipelines.scan_header import ScanHeader
 
 FEWEST_STRAYS = 100
 """Readouts out of range that are always forgiven, before `AssemblyLimits.max_out_of_range_fraction` counts."""
-
-MAX_CLOSED = 65_536
-"""Groups handed on that are remembered to recognise late readouts."""
 
 MAX_REPORTED = 20
 """Unfinished groups that get a warning of their own."""
@@ -56,29 +61,22 @@ class Assembler:
         """An assembler without any readout.
 
         Raises:
-            AssemblyError: no encoding space is Cartesian.
-            BudgetError: the header announces more than the limits allow.
+            AssemblyError: no encoding space can be assembled.
+            BudgetError: one group needs more memory than the limits allow, by the header.
         """
         self.grouping = grouping
         self.waveforms = 0
-        self._scan = scan
-        self._slots = slots
         self._limits = limits or AssemblyLimits()
         self._ledger = Ledger()
+        self._spaces = EncodingSpaces(scan, grouping)
+        for layout in self._spaces.usable:
+            shape = expected_shape(scan.encodings[layout.number], layout, scan.receiver_channels or 1)
+            checked_bytes(shape, layout, self._limits.max_group_bytes)
         self._rules = CompletionRules(self._limits.min_complete_fraction, self._ledger)
-        self._grids: dict[int, Grid] = {}
-        self._open: dict[Key, OpenGroup] = {}
-        self._closed: dict[Key, bool] = {}
-        self._ready: list[Group] = []
+        self._groups = OpenGroups(scan, grouping, slots, self._limits, self._rules, self._ledger)
         self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
         self._calibration = CalibrationStore(self._limits, self._ledger)
-        self._open_bytes = 0
         self._n_coils: int | None = None
-        if all(encoding.trajectory is not TrajectoryType.CARTESIAN for encoding in scan.encodings):
-            self._grid(0)
-        for number, encoding in enumerate(scan.encodings):
-            if encoding.trajectory is TrajectoryType.CARTESIAN:
-                self._check_group_bytes(self._grid(number), scan.receiver_channels or 1)
 
     # -- what the session calls --------------------------------------------------------------------------------------
 
@@ -116,16 +114,16 @@ class Assembler:
             AssemblyError: imaging readouts came but every one of them lies outside the header's ranges.
         """
         n_unfinished = 0
-        for group in list(self._open.values()):
+        for group in list(self._groups.by_key.values()):
             if self._rules.is_worth(group):
                 self._hand_on(group, Completion.CLOSE)
                 continue
             n_unfinished += 1
             if n_unfinished <= MAX_REPORTED:
-                self._ledger.warn(
-                    f"unfinished {n_unfinished}", f"{_describe(group, group.progress())}; not reconstructed"
-                )
-            self._drop(group)
+                text = f"{describe(group, group.progress())}; not reconstructed"
+                self._ledger.warn(f"unfinished {n_unfinished}", text)
+            self._groups.give_up(group)
+        self._groups.finish()
         if n_unfinished > MAX_REPORTED:
             self._ledger.warn("unfinished", f"{n_unfinished} groups in all were too incomplete to reconstruct")
         if self._ledger.counts[Fate.OUT_OF_RANGE] and not self._ledger.counts[Fate.IMAGING]:
@@ -140,19 +138,13 @@ class Assembler:
 
     def abandon(self) -> None:
         """Give back all memory; groups already returned are the caller's."""
-        for group in self._open.values():
-            group.slot.release()
-        for ready in self.take_ready():
-            ready.release()
-        self._open.clear()
+        self._groups.abandon()
         self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
         self._calibration = CalibrationStore(self._limits, self._ledger)
-        self._open_bytes = 0
 
     def take_ready(self) -> list[Group]:
         """Groups that were complete before `add` or `finish` raised; both return them otherwise."""
-        ready, self._ready = self._ready, []
-        return ready
+        return self._groups.take_ready()
 
     def take_warnings(self) -> list[str]:
         """Sentences for the scanner since the last call, each kind once a scan."""
@@ -165,8 +157,12 @@ class Assembler:
 
     @property
     def bytes_held(self) -> int:
-        """Memory of open groups, calibration lines and noise."""
-        return self._open_bytes + self._noise.n_bytes + self._calibration.n_bytes
+        """Memory of open groups, of slices that wait for their neighbours, of calibration lines and noise."""
+        return self._groups.n_bytes + self._bytes_aside
+
+    @property
+    def _bytes_aside(self) -> int:
+        return self._noise.n_bytes + self._calibration.n_bytes
 
     # -- one run of readouts -----------------------------------------------------------------------------------------
 
@@ -182,183 +178,99 @@ class Assembler:
             self._ledger.count(Fate.EMPTY, len(run), "readouts whose samples are all to be discarded are left out")
         elif run.route is Route.NOISE:
             self._noise.add(run)
-        elif run.route is Route.CALIBRATION and not self._grid(run.key[0]).is_embedded:
-            self._calibration.add(run, self._grid(run.key[0]), self._limits.max_open_bytes - self.bytes_held)
+        elif run.route is Route.CALIBRATION and not self._spaces.layout(run.key[0]).is_embedded:
+            self._keep_calibration(run)
         else:
             self._place(run)
 
+    def _keep_calibration(self, run: Run) -> None:
+        layout = self._spaces.layout(run.key[0])
+        if isinstance(layout, Grid):
+            self._calibration.add(run, layout, self._limits.max_open_bytes - self.bytes_held)
+            return
+        self._ledger.count(Fate.KEPT_OUT, len(run))
+        self._ledger.warn(
+            "calibration", f"{where(run.key)}: separate calibration readouts that are on no grid are not used"
+        )
+
     def _place(self, run: Run) -> None:
-        grid, group = self._grid(run.key[0]), self._open.get(run.key)
-        if group is None:
-            stray = grid.stray_counter(run.key[1:])
+        layout = self._spaces.layout(run.key[0])
+        key = layout.axis.group_key(run.key)
+        group = self._groups.by_key.get(key)
+        if group is None or group.frame(run.key) is None:
+            stray = layout.stray_counter(run.key[1:])
             if stray is not None:
                 self._ledger.count(Fate.OUT_OF_RANGE, len(run), f"readouts are left out: {stray}")
                 return
-        cells, inside = grid.place(run.lines)
-        if inside is not None:
-            first = run.lines[~inside][0].tolist()
-            self._ledger.count(
-                Fate.OUT_OF_RANGE,
-                len(run) - int(np.count_nonzero(inside)),
-                f"readouts are left out: expected {grid.describe_range()}, found {first[0]} and {first[1]}",
-            )
-            cells = cells[inside]
-        if run.key in self._closed:
-            self._count_late(run.key, len(cells))
+        cells, inside = layout.place(run.lines)
+        trajectory = layout.trajectory_of(run, self._ledger)
+        n = len(cells) if inside is None else self._count_outside(run, layout, inside)
+        if self._groups.is_closed(key):
+            self._count_late(key, n)
             return
-        if len(cells):
-            self._arrive(run)
-            group = group or self._open_group(run, grid)
-            self._fill(group, run, cells, inside)
+        if n:
+            for done in self._rules.arrive(key, self._groups.by_key):
+                self._hand_on(done, Completion.COUNTER)
+            column, samples = layout.column(run, self._ledger), run.kept_samples
+            part = Part(cells, samples, column, run.headers, run.averages, run.is_calibration, trajectory)
+            self._fill(run, key, layout, part if inside is None else part.select(inside))
         if run.is_last:
-            self._end(run)
+            group = self._groups.by_key.get(key)
+            frame = None if group is None else group.frame(run.key)
+            for done in self._rules.end(key, frame, run.flags, int(run.averages[-1]), self._groups.by_key):
+                self._hand_on(done, Completion.FLAG)
 
-    def _fill(self, group: OpenGroup, run: Run, cells: Cells, inside: NDArray[np.bool_] | None) -> None:
+    def _count_outside(self, run: Run, layout: Layout, inside: NDArray[np.bool_]) -> int:
+        """Count the readouts of a run that have no place; how many have one."""
+        n = int(np.count_nonzero(inside))
+        first = run.lines[~inside][0].tolist()
+        text = f"readouts are left out: expected {layout.describe_range()}, found {first[0]} and {first[1]}"
+        self._ledger.count(Fate.OUT_OF_RANGE, len(run) - n, text)
+        return n
+
+    def _fill(self, run: Run, key: Key, layout: Layout, part: Part) -> None:
         """Put samples into the group, and hand it on at the readout that makes it full."""
-        column = self._column(run, group.grid)
-        samples, headers, averages, is_calibration = run.kept_samples, run.headers, run.averages, run.is_calibration
-        if inside is not None:
-            samples, headers, averages = samples[inside], headers[inside], averages[inside]
-            is_calibration = None if is_calibration is None else is_calibration[inside]
-        start = 0
-        while start < len(cells):
-            part = slice(start, min(start + max(group.until_check, 1), len(cells)))
-            start = part.stop
-            if group.flagged_average is not None:
-                self._rules.follow(group, int(averages[part].min()))
-            if is_calibration is not None:
-                group.mark_calibration(cells[part][is_calibration[part]])
-            wrong = group.add(cells[part], samples[part], column, headers[part])
-            n_wrong = 0 if wrong is None else len(wrong)
-            self._ledger.count(Fate.IMAGING, part.stop - part.start - n_wrong)
-            if wrong is not None:
-                line = int(headers["idx"]["kspace_encode_step_1"][part][wrong[0]])
-                text = f"{where(run.key)}, line {line}: lines with NaN or infinite samples are left out"
-                self._ledger.count(Fate.NOT_FINITE, n_wrong, text)
+        group = self._groups.by_key.get(key)
+        frame = None if group is None else group.frame(run.key)
+        if group is None or frame is None or layout.may_grow:
+            group, frame = self._groups.frame_for(run, key, layout, part, self._bytes_aside)
+        layout.check_length(run, group.buffer.shape.n_samples)
+        start, n = 0, len(part)
+        while start < n and frame.room:
+            until = min(max(group.until_check, 1), frame.room)
+            now = part if start == 0 and until >= n else part.select(slice(start, start + until))
+            start += len(now)
+            self._add(run, group, frame, now)
             if group.until_check <= 0 and group.is_full():
-                is_flagged = run.is_last and start == len(cells)
+                is_flagged = run.is_last and start == n
                 self._hand_on(group, Completion.FLAG if is_flagged else Completion.FULL)
-                if start < len(cells):
-                    self._count_late(run.key, len(cells) - start)
+                self._count_late(key, n - start)
                 return
+        if start < n:
+            text = f"{where(run.key)}: more readouts than the header announces came; they are not used"
+            self._ledger.count(Fate.LATE, n - start, text)
 
-    def _column(self, run: Run, grid: Grid) -> int:
-        """Where the first kept sample belongs: the centre sample goes to index n//2 of x."""
-        n_samples, n_x = run.n_samples, grid.shape[2]
-        start = n_x // 2 - run.center
-        if 0 <= run.center < n_samples and start + run.first >= 0 and start + run.stop <= n_x:
-            return start + run.first
-        if n_samples == n_x and 0 <= run.center < n_samples:
-            # a row as long as the matrix can lie in one way only; writers leave center_sample at 0 (ismrmrd-python's
-            # default)
-            self._ledger.warn(
-                "center", f"{run.where}: centre sample {run.center} does not fit a full row; rows are placed whole"
-            )
-            return run.first
-        raise AssemblyError(
-            f"{run.where}: {n_samples} samples with centre {run.center} do not fit into the encoded matrix of {n_x}"
-        )
-
-    # -- opening and handing on --------------------------------------------------------------------------------------
-
-    def _arrive(self, run: Run) -> None:
-        for done in self._rules.arrive(run.key, self._open):
-            self._hand_on(done, Completion.COUNTER)
-
-    def _end(self, run: Run) -> None:
-        for done in self._rules.end(run.key, run.flags, int(run.averages[-1]), self._open):
-            self._hand_on(done, Completion.FLAG)
-
-    def _open_group(self, run: Run, grid: Grid) -> OpenGroup:
-        n_coils = run.n_coils
-        n_bytes = self._check_group_bytes(grid, n_coils)
-        if len(self._open) >= self._limits.max_open_groups:
-            raise BudgetError(f"{run.where}: more than {self._limits.max_open_groups} unfinished groups")
-        if self.bytes_held + n_bytes > self._limits.max_open_bytes:
-            raise BudgetError(
-                f"{run.where}: {len(self._open)} unfinished groups and this one need more than "
-                f"{self._limits.max_open_bytes} bytes"
-            )
-        self._column(run, grid)  # nothing is taken for a readout that cannot be placed
-        group = OpenGroup(GroupKey(*run.key), grid, self._slots.take(n_bytes), n_coils)
-        group.visits = 1
-        self._open[run.key] = group
-        self._open_bytes += n_bytes
-        return group
+    def _add(self, run: Run, group: OpenGroup, frame: OpenFrame, part: Part) -> None:
+        if frame.flagged_average is not None:
+            self._rules.follow(frame, int(part.averages.min()))
+        wrong = group.add(frame, part)
+        n_wrong = 0 if wrong is None else len(wrong)
+        self._ledger.count(Fate.IMAGING, len(part) - n_wrong)
+        if wrong is not None:
+            line = int(part.headers["idx"]["kspace_encode_step_1"][wrong[0]])
+            text = f"{where(run.key)}, line {line}: lines with NaN or infinite values are left out"
+            self._ledger.count(Fate.NOT_FINITE, n_wrong, text)
 
     def _hand_on(self, group: OpenGroup, completion: Completion) -> None:
-        if group.placed == 0:
-            self._ledger.warn("nothing", "a group without one usable line is left out")
-            self._drop(group)
-            return
-        progress = group.progress()
-        if progress.missing:
-            self._ledger.warn(
-                "incomplete", f"{_describe(group, progress)}; incomplete groups are marked in their images"
-            )
-        calibration, *slots = self._calibration.best_for(group.key, self._slots) or (None,)
-        self._ready.append(
-            Group(
-                key=group.key,
-                kspace=group.kspace(),
-                counts=group.counts(),
-                calibration_lines=group.calibration_lines(),
-                readout_extent=group.extent(),
-                headers=group.headers(),
-                scan=self._scan,
-                completion=completion,
-                is_complete=progress.missing == 0,
-                expected_lines=progress.promised,
-                calibration=calibration,
-                noise=self._noise.final_scan(),
-                slots=(group.slot, *slots),
-            )
-        )
-        is_flag_too_early = completion is Completion.FLAG and progress.missing > 0
-        self._forget(group, is_flag_too_early=is_flag_too_early)
-
-    def _drop(self, group: OpenGroup) -> None:
-        self._forget(group, is_flag_too_early=False)
-        group.slot.release()
-
-    def _forget(self, group: OpenGroup, *, is_flag_too_early: bool) -> None:
-        key = group.key
-        at = astuple(key)
-        del self._open[at]
-        self._open_bytes -= group.slot.data.nbytes
-        self._closed[at] = is_flag_too_early
-        if len(self._closed) > MAX_CLOSED:
-            del self._closed[next(iter(self._closed))]
+        self._groups.hand_on(group, completion, self._calibration, self._noise)
 
     # -- checking and counting ---------------------------------------------------------------------------------------
-
-    def _grid(self, number: int) -> Grid:
-        grid = self._grids.get(number)
-        if grid is None:
-            if number >= len(self._scan.encodings):
-                raise AssemblyError(
-                    f"encoding_space_ref {number}: the header has {len(self._scan.encodings)} encoding spaces"
-                )
-            grid = self._grids[number] = Grid(self._scan.encodings[number], number)
-        return grid
 
     def _check_shape(self, batch: Acquisitions) -> None:
         if batch.n_coils > self._limits.max_channels:
             raise BudgetError(f"readout of {batch.n_coils} channels, the limit is {self._limits.max_channels}")
         if batch.n_samples > self._limits.max_samples:
             raise BudgetError(f"readout of {batch.n_samples} samples, the limit is {self._limits.max_samples}")
-        if batch.trajectory is not None:
-            self._ledger.warn("trajectory", "readouts of a cartesian scan carry a trajectory; it is ignored")
-
-    def _check_group_bytes(self, grid: Grid, n_coils: int) -> int:
-        z, y, x = grid.shape
-        n_bytes = z * y * x * n_coils * 8
-        if n_bytes > self._limits.max_group_bytes:
-            raise BudgetError(
-                f"encoding space {grid.number}: {x} x {y} x {z} with {n_coils} channels needs {n_bytes} bytes, "
-                f"the limit is {self._limits.max_group_bytes}"
-            )
-        return n_bytes
 
     def _check_strays(self) -> None:
         strays = self._ledger.counts[Fate.OUT_OF_RANGE]
@@ -377,10 +289,5 @@ class Assembler:
         self._ledger.count(
             Fate.LATE, number, f"{where(key)}: readouts came after this group was handed on; they are not used"
         )
-        if self._closed[key]:
+        if self._groups.was_flag_too_early(key):
             self._rules.distrust_flags()
-
-
-def _describe(group: OpenGroup, progress: Progress) -> str:
-    came = progress.promised - progress.missing
-    return f"{where(astuple(group.key))}: only {came} of {progress.promised} lines came"
