@@ -109,6 +109,8 @@ class CartesianFrame(OpenFrame):
     # -- asking ------------------------------------------------------------------------------------------------------
 
     def _lattice(self) -> Cells | None:
+        if not self.grid.is_accelerated:
+            return self.grid.all_cells()
         return self.grid.lattice(np.flatnonzero((self._counts > 0) & ~self._is_calibration))
 
     def progress(self) -> Progress:

@@ -117,12 +117,19 @@ class CompletionRules:
         if frame.flagged_average is not None and least_average <= frame.flagged_average:
             self.distrust_flags()
 
-    def hand_on(self, group: OpenGroup, completion: Completion) -> Progress:
-        """Take note that a group is handed on; how far it is from what was planned for it."""
+    def hand_on(self, group: OpenGroup, completion: Completion, progress: Progress) -> Progress:
+        """Take note that a group is handed on; how far it is from what was planned for it.
+
+        Args:
+            group: the group.
+            completion: why.
+            progress: how far it is from what the header promises.
+        """
         is_flagged = self._flags_are_trusted and group.n_flagged > 0
         if is_flagged and completion in {Completion.COUNTER, Completion.CLOSE}:
             self._proven = FlaggedFrames.of(group)
-        return group.progress(is_ended=is_flagged or (self._flags_are_trusted and group.is_ended))
+        is_ended = is_flagged or (self._flags_are_trusted and group.is_ended)
+        return group.progress(is_ended=True) if is_ended and progress.missing else progress
 
     def distrust_flags(self) -> None:
         """Ignore LAST flags from now on: lines came after one."""

@@ -136,12 +136,10 @@ class Grid(Layout):
         return self._all_cells
 
     def lattice(self, plain: Cells) -> Cells | None:
-        """Lines that the acceleration promises, given the measured ones that are no calibration lines.
+        """Lines that an acceleration promises, given the measured ones that are no calibration lines.
 
-        None when these lie on no regular pattern, or when there are none of an accelerated scan.
+        None when these lie on no regular pattern, or when there are none.
         """
-        if not self.is_accelerated:
-            return self.all_cells()
         if plain.size == 0:
             return None
         z, y = np.divmod(plain, self.shape[1])

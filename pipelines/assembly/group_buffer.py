@@ -55,6 +55,9 @@ class GroupBuffer:
     """A slot and its views.
 
     Attributes:
+        slot: the memory.
+        shape: what there is room for.
+        n_bytes: of the slot.
         samples: `(frames, rows, coils, samples * 8)` bytes of complex64.
         trajectory: `(frames, rows, samples, dimensions * 4)` bytes of float32; None without one.
     """
@@ -62,12 +65,11 @@ class GroupBuffer:
     def __init__(self, slot: Slot, shape: BufferShape) -> None:
         self.slot = slot
         self.shape = shape
-        data, rows = slot.data, (shape.n_frames, shape.n_rows)
-        self.samples: NDArray[np.uint8] = data[: shape.kspace_bytes].reshape(*rows, shape.n_coils, shape.n_samples * 8)
+        data, rows, n_kspace = slot.data, (shape.n_frames, shape.n_rows), shape.kspace_bytes
+        self.n_bytes = data.nbytes
+        self.samples: NDArray[np.uint8] = data[:n_kspace].reshape(*rows, shape.n_coils, shape.n_samples * 8)
         self.trajectory: NDArray[np.uint8] | None = (
-            data[shape.kspace_bytes :].reshape(*rows, shape.n_samples, shape.n_dimensions * 4)
-            if shape.n_dimensions
-            else None
+            data[n_kspace:].reshape(*rows, shape.n_samples, shape.n_dimensions * 4) if shape.n_dimensions else None
         )
 
     def copy_from(self, other: GroupBuffer) -> None:

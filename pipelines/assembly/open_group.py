@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.assembly.arrival import Arrival, ArrivalFrame
+from pipelines.assembly.buffer import Slot
 from pipelines.assembly.cartesian import CartesianFrame
-from pipelines.assembly.frame import Completion, Group, GroupKey
+from pipelines.assembly.frame import Calibration, Completion, Group, GroupKey, NoiseScan
 from pipelines.assembly.grid import Grid
 from pipelines.assembly.group_buffer import BufferShape, GroupBuffer
 from pipelines.assembly.layout import Cells, Key, Layout
 from pipelines.assembly.open_frame import NEVER, OpenFrame, Part, Progress
-from pipelines.errors import AssemblyError
 from pipelines.scan_header import ScanHeader
 
 
@@ -153,35 +157,68 @@ class OpenGroup:
 
     # -- handing on --------------------------------------------------------------------------------------------------
 
-    def as_group(self, scan: ScanHeader, completion: Completion, progress: Progress) -> Group:
+    def first_key(self) -> GroupKey:
+        """Counters of the first frame with a readout; only of a group with at least one."""
+        return GroupKey(*self._used_frames()[0].key)
+
+    def as_group(
+        self,
+        scan: ScanHeader,
+        completion: Completion,
+        progress: Progress,
+        calibration: Calibration | None,
+        noise: NoiseScan | None,
+        other_slots: Sequence[Slot],
+    ) -> Group:
         """The frames that have a readout, in the order of their counter, on the memory of the buffer.
 
-        Calibration and noise are left to the caller.
+        Args:
+            scan: the scan header.
+            completion: why the group is handed on.
+            progress: how far it is from what was planned.
+            calibration: separate calibration lines.
+            noise: noise readouts.
+            other_slots: memory behind `calibration`.
         """
-        frames = [self._frames[value] for value in sorted(self._frames) if self._frames[value].placed]
-        if not frames:
-            raise AssemblyError("a group without one usable line")
-        n_rows = max(frame.placed for frame in frames) if isinstance(self.layout, Arrival) else self.buffer.shape.n_rows
-        place = self.buffer.bring_together([frame.place for frame in frames])
-        z_y = self.layout.shape[:2] if isinstance(self.layout, Grid) else (1, n_rows)
-        rows = self.buffer.samples.view(np.complex64)[place, :n_rows]
-        trajectory = None
-        if self.buffer.trajectory is not None:
-            trajectory = self.buffer.trajectory.view(np.float32)[place, :n_rows]
-        counts = np.stack([frame.counts()[:n_rows].reshape(z_y) for frame in frames])
-        calibration = np.any([frame.calibration_lines()[:n_rows] for frame in frames], axis=0)
+        frames, buffer = self._used_frames(), self.buffer
+        place = buffer.bring_together([frame.place for frame in frames])
+        n_rows = buffer.shape.n_rows
+        if isinstance(self.layout, Grid):
+            z_y = self.layout.shape[:2]
+        else:
+            n_rows = max(frame.placed for frame in frames)
+            z_y = 1, n_rows
+        rows = buffer.samples.view(np.complex64)[place, :n_rows]
+        positions = None if buffer.trajectory is None else buffer.trajectory.view(np.float32)[place, :n_rows]
         extents = [frame.extent() for frame in frames]
         return Group(
             key=GroupKey(*frames[0].key),
             kspace=rows.reshape(len(frames), *z_y, *rows.shape[2:]).transpose(0, 3, 1, 2, 4),
-            counts=counts,
-            calibration_lines=np.asarray(calibration.reshape(z_y)),
+            counts=_joined([frame.counts()[:n_rows] for frame in frames]).reshape(len(frames), *z_y),
+            calibration_lines=self._calibration_lines(frames)[:n_rows].reshape(z_y),
             readout_extent=(min(low for low, _ in extents), max(high for _, high in extents)),
-            headers=np.concatenate([frame.header() for frame in frames]),
+            headers=_joined([frame.header() for frame in frames]),
             scan=scan,
             completion=completion,
             is_complete=progress.missing == 0,
             expected_lines=progress.promised,
-            trajectory=trajectory,
-            slots=(self.buffer.slot,),
+            calibration=calibration,
+            noise=noise,
+            trajectory=positions,
+            slots=(buffer.slot, *other_slots),
         )
+
+    def _used_frames(self) -> list[OpenFrame]:
+        return [self._frames[value] for value in sorted(self._frames) if self._frames[value].placed]
+
+    @staticmethod
+    def _calibration_lines(frames: list[OpenFrame]) -> NDArray[np.bool_]:
+        lines = frames[0].calibration_lines()
+        for frame in frames[1:]:
+            lines = lines | frame.calibration_lines()
+        return lines
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """Along the first axis; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -5,8 +5,6 @@ Knows memory and limits; what belongs where and when a group is complete are oth
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.calibration import CalibrationStore
 from pipelines.assembly.completion import CompletionRules
@@ -114,7 +112,7 @@ class OpenGroups:
         self._check_room(run, shape.n_bytes, bytes_elsewhere)
         group = OpenGroup(key, layout, GroupBuffer(self._slots.take(shape.n_bytes), shape))
         self.by_key[key] = group
-        self._group_bytes += shape.n_bytes
+        self._group_bytes += group.buffer.n_bytes
         return group
 
     def _grow(self, run: Run, group: OpenGroup, shape: BufferShape, bytes_elsewhere: int) -> None:
@@ -122,7 +120,7 @@ class OpenGroups:
         checked_bytes(shape, group.layout, self._limits.max_group_bytes)
         self._check_room(run, shape.n_bytes, bytes_elsewhere)
         group.move_to(GroupBuffer(self._slots.take(shape.n_bytes), shape))
-        self._group_bytes += shape.n_bytes - old.shape.n_bytes
+        self._group_bytes += shape.n_bytes - old.n_bytes
         old.slot.release()
 
     def _check_room(self, run: Run, n_bytes: int, bytes_elsewhere: int) -> None:
@@ -146,15 +144,15 @@ class OpenGroups:
             self._ledger.warn("nothing", "a group without one usable line is left out")
             self.give_up(group)
             return
-        is_flag_too_early = completion is Completion.FLAG and not group.is_promised_throughout(1.0)
-        progress = self._rules.hand_on(group, completion)
+        promised = group.progress()
+        progress = self._rules.hand_on(group, completion, promised)
         if progress.missing:
             text = f"{describe(group, progress)}; incomplete groups are marked in their images"
             self._ledger.warn("incomplete", text)
-        made = group.as_group(self._scan, completion, progress)
-        lines, *slots = calibration.best_for(made.key, self._slots) or (None,)
-        made = replace(made, calibration=lines, noise=noise.final_scan(), slots=(*made.slots, *slots))
-        self._forget(group, is_flag_too_early=is_flag_too_early)
+        lines, *slots = calibration.best_for(group.first_key(), self._slots) or (None,)
+        made = group.as_group(self._scan, completion, progress, lines, noise.final_scan(), slots)
+        is_certain = promised.promised > 0 and promised.missing == 0
+        self._forget(group, is_flag_too_early=completion is Completion.FLAG and not is_certain)
         self._ready += [made] if self._stacks is None else self._stacks.add(made, self.by_key.__contains__)
 
     def give_up(self, group: OpenGroup) -> None:
@@ -182,7 +180,7 @@ class OpenGroups:
 
     def _forget(self, group: OpenGroup, *, is_flag_too_early: bool) -> None:
         del self.by_key[group.key]
-        self._group_bytes -= group.buffer.shape.n_bytes
+        self._group_bytes -= group.buffer.n_bytes
         self._closed[group.key] = is_flag_too_early
         if len(self._closed) > MAX_CLOSED:
             del self._closed[next(iter(self._closed))]

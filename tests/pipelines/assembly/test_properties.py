@@ -218,7 +218,7 @@ def test_every_readout_has_exactly_one_fate_and_no_slot_is_lost(
         assert all(not slot.is_released for slot in group.slots)
         group.release()
     assembler.abandon()
-    assert assembler._slots.n_out == 0
+    assert slots.n_out == 0
     assert assembler.bytes_held == 0
 
 
