@@ -160,14 +160,18 @@ class Grid(Layout):
         """
         flat, n_measured = measured.reshape(self.shape[:2]), int(np.count_nonzero(measured))
         ellipse = self._find_ellipse()
-        if ellipse is not None and not (flat & ~ellipse.outer).any():
+        if ellipse is not None and (flat & ~ellipse.outer).any():
+            ellipse = None
+        if ellipse is not None:
             inside = ellipse.inner.reshape(-1)
             if lattice is not None and measured[lattice[inside[lattice]]].all():
                 return int(np.count_nonzero(measured[lattice]))
             share = np.count_nonzero(inside) / self.all_cells().size
             if lattice is None and n_measured >= share * self.fewest:
                 return n_measured
-        if not self.is_accelerated and is_scattered(flat, divmod(self.center, self.shape[1])):
+        if not self.is_accelerated and is_scattered(
+            flat, divmod(self.center, self.shape[1]), None if ellipse is None else ellipse.inner
+        ):
             return n_measured
         return None
 

@@ -101,15 +101,23 @@ class Ellipse:
         return cls(inner & within, outer & within)
 
 
-def is_scattered(measured: Mask, center: tuple[int, int]) -> bool:
+def is_scattered(measured: Mask, center: tuple[int, int], within: Mask | None = None) -> bool:
     """Whether lines `(z, y)` were left out on purpose, in no regular pattern: compressed sensing, Poisson discs.
 
     The centre `(z, y)` and its neighbours are there, and of the block that the measured lines span at least
     `SKIPPED_BY_DESIGN` is not. A scan that lost some lines lacks fewer, one that was cut short lacks them outside.
+
+    Args:
+        measured: `(z, y)`.
+        center: z and y.
+        within: lines that count, where corners were left out besides.
     """
     around = tuple(slice(max(at - 1, 0), at + 2) for at in center)
     rows, columns = np.flatnonzero(measured.any(1)), np.flatnonzero(measured.any(0))
     if not rows.size or not measured[around].all():
         return False
-    block = measured[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return bool(np.count_nonzero(~block) >= SKIPPED_BY_DESIGN * block.size)
+    spanned = np.zeros_like(measured)
+    spanned[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    if within is not None:
+        spanned &= within
+    return bool(np.count_nonzero(spanned & ~measured) >= SKIPPED_BY_DESIGN * np.count_nonzero(spanned))

@@ -60,8 +60,10 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
         device: where to compute.
 
     Raises:
-        ReconstructionError: no line was measured, or samples are not finite.
+        ReconstructionError: no line was measured, samples are not finite, or the readouts are not Cartesian.
     """
+    if group.trajectory is not None:
+        raise ReconstructionError("expected readouts on a Cartesian grid, found non-Cartesian ones with a trajectory")
     warnings: list[str] = []
     encoding = group.scan.encodings[group.key.encoding]
     counts = torch.from_numpy(np.array(group.counts, np.float32)).to(device)
