@@ -67,6 +67,7 @@ class Arrival(Layout):
             raise BudgetError(
                 f"encoding space {number}: {self.n_rows} readouts of a frame, the limit is {MAX_READOUTS}"
             )
+        self.likely_rows = self.n_rows or self._n_y
         self.may_grow = axis.number is None or self.n_rows is None
         self._trajectory = encoding.trajectory
         self._n_spokes = lines or self._n_y
@@ -83,8 +84,8 @@ class Arrival(Layout):
         return y.astype(np.intp), None if inside.all() else inside
 
     def buffer_shape(self, n_coils: int, n_samples: int, n_dimensions: int) -> BufferShape:
-        """Room for the readouts that the header announces; without announcement, as many as the matrix has lines."""
-        return BufferShape(self.axis.number or 1, self.n_rows or self._n_y, n_coils, n_samples, n_dimensions)
+        """Room for the readouts that the header announces; without announcement, for one."""
+        return BufferShape(self.axis.number or 1, self.n_rows or 1, n_coils, n_samples, n_dimensions)
 
     def describe_size(self, shape: BufferShape) -> str:
         """Number and length of the readouts, for messages."""

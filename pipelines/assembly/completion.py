@@ -37,14 +37,18 @@ _ENCODING, _SLICE, _REPETITION = 0, 1, 4
 
 
 class CompletionRules:
-    """Follows the stream of imaging readouts and says which open groups are complete."""
+    """Follows the stream of imaging readouts and says which open groups are complete.
+
+    Attributes:
+        repetitions_interleave: whether a readout came of an earlier repetition whose group was still open.
+    """
 
     def __init__(self, min_fraction: float, ledger: Ledger) -> None:
         self._min_fraction = min_fraction
         self._ledger = ledger
         self._current: Key | None = None
         self._repetitions: dict[tuple[int, int], int] = {}
-        self._repetitions_interleave = False
+        self.repetitions_interleave = False
         self._flags_are_trusted = True
         self._proven: FlaggedFrames | None = None
 
@@ -67,8 +71,8 @@ class CompletionRules:
         place = (key[_ENCODING], key[_SLICE])
         if self._repetitions.setdefault(place, key[_REPETITION]) != key[_REPETITION]:
             if group is not None:
-                self._repetitions_interleave = True
-            elif not self._repetitions_interleave:
+                self.repetitions_interleave = True
+            elif not self.repetitions_interleave:
                 done = [
                     other
                     for at, other in groups.items()

@@ -75,6 +75,7 @@ class Grid(Layout):
         ]
         self.fewest = max(n_lines[0], 1) * max(n_lines[1], 1)
         self.fewest_readouts = self.fewest * self.averages
+        self.likely_rows = self.n_cells
         self.may_grow = axis.number is None
         self.is_accelerated = encoding.acceleration != (1, 1)
         self.is_lattice_all = not self.is_accelerated or encoding.calibration_mode in _SEPARATE_MODES

@@ -43,11 +43,14 @@ class BufferShape:
         return self.kspace_bytes + self.n_frames * self.n_rows * self.n_samples * self.n_dimensions * 4
 
     def with_room(self, n_frames: int, n_rows: int) -> BufferShape:
-        """This shape, or, where it lacks room, one that has at least twice as much of what it lacks."""
+        """This shape, or, where it lacks room, one with the next power of two of what it lacks.
+
+        So the memory of a group depends on what came and not on how the stream was cut, and at most half of it is idle.
+        """
         return replace(
             self,
-            n_frames=self.n_frames if n_frames <= self.n_frames else max(n_frames, 2 * self.n_frames),
-            n_rows=self.n_rows if n_rows <= self.n_rows else max(n_rows, 2 * self.n_rows),
+            n_frames=self.n_frames if n_frames <= self.n_frames else 1 << (n_frames - 1).bit_length(),
+            n_rows=self.n_rows if n_rows <= self.n_rows else 1 << (n_rows - 1).bit_length(),
         )
 
 

@@ -89,11 +89,13 @@ class Layout(ABC):
         is_embedded: whether calibration lines belong to the image as well.
         fewest: lines (non-Cartesian: readouts) that a frame has at least, by what the header promises; 0 for nothing.
         fewest_readouts: the same, each line as often as it is averaged.
+        likely_rows: rows of a frame; where the header does not tell, how many there probably are.
         may_grow: whether the header does not tell what a group needs, so that its memory grows with what comes.
     """
 
     fewest: int
     fewest_readouts: int
+    likely_rows: int
     may_grow: bool
 
     def __init__(self, encoding: Encoding, number: int, axis: FrameAxis) -> None:
@@ -153,11 +155,11 @@ class Layout(ABC):
 
     @abstractmethod
     def buffer_shape(self, n_coils: int, n_samples: int, n_dimensions: int) -> BufferShape:
-        """What a new group needs.
+        """What a new group needs; of what the header does not tell, the least.
 
         Args:
             n_coils: of its readouts.
-            n_samples: kept of each readout; where it is not known, what the header lets expect.
+            n_samples: kept of each readout.
             n_dimensions: of the trajectory.
         """
 

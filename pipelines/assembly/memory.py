@@ -7,7 +7,7 @@ announced or as the matrix has lines; the same check is repeated with the first 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from pipelines.assembly.encoding_spaces import EncodingSpaces
@@ -61,7 +61,8 @@ def scan_memory(scan: ScanHeader, grouping: Grouping, n_coils: int) -> dict[int,
 
 def expected_shape(encoding: Encoding, layout: Layout, n_coils: int) -> BufferShape:
     """The buffer of a group, by the header."""
-    return layout.buffer_shape(n_coils, encoding.encoded.matrix[0], 2)
+    shape = layout.buffer_shape(n_coils, encoding.encoded.matrix[0], 2)
+    return replace(shape, n_rows=layout.likely_rows)
 
 
 def checked_bytes(shape: BufferShape, layout: Layout, max_bytes: int) -> int:

@@ -153,7 +153,11 @@ class OpenGroups:
         made = group.as_group(self._scan, completion, progress, lines, noise.final_scan(), slots)
         is_certain = promised.promised > 0 and promised.missing == 0
         self._forget(group, is_flag_too_early=completion is Completion.FLAG and not is_certain)
-        self._ready += [made] if self._stacks is None else self._stacks.add(made, self.by_key.__contains__)
+        self._ready += [made] if self._stacks is None else self._stacks.add(made, self._may_come)
+
+    def _may_come(self, key: Key) -> bool:
+        """Whether a slice of an earlier repetition may still be assembled: only where repetitions interleave."""
+        return key in self.by_key and self._rules.repetitions_interleave
 
     def give_up(self, group: OpenGroup) -> None:
         """Give the memory of a group back without handing it on."""

@@ -52,7 +52,7 @@ _VIEW: Final = np.dtype(
         "itemsize": ACQUISITION_HEADER.itemsize,
     }
 )
-"""geometry: discard_pre, discard_post, center_sample, encoding_space_ref; group: `grid.GROUP_COUNTERS`."""
+"""geometry: discard_pre, discard_post, center_sample, encoding_space_ref; group: `layout.GROUP_COUNTERS`."""
 
 
 class Route(IntEnum):
@@ -74,7 +74,7 @@ class Run:
         lines: `(n, 2)` counters of the two phase encodings.
         averages: `(n,)`.
         is_calibration: `(n,)`: flagged 20 or 21; None when none is.
-        key: encoding space and `grid.GROUP_COUNTERS`.
+        key: encoding space and `layout.GROUP_COUNTERS`.
         first: samples before this one are to be discarded.
         stop: samples from this one on are to be discarded.
         center: sample at the k-space centre.

@@ -5,7 +5,8 @@
    apart; otherwise who is next is known once all slices that the header promises have been seen.
 2. By the slice counter otherwise. Without limits of it the slices are those that come.
 
-Only slices that are parallel are neighbours. Knows readouts' headers, no samples and no groups.
+Only slices that are parallel are neighbours. More slices than `MAX_POSITIONS` are ordered by counter. Knows readouts'
+headers, no samples and no groups.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.scan_header import Encoding
+
+MAX_POSITIONS = 512
+"""Slices ordered by position, far more than a stack has: each new slice costs as much time as there are slices."""
 
 _PARALLEL = 0.999
 _LEAST_DISTANCE_MM = 1e-3
@@ -28,6 +32,7 @@ class SliceOrder:
         self._thickness_mm = encoding.encoded.field_of_view_mm[2]
         self._normals: dict[int, NDArray[np.float64]] = {}
         self._positions: dict[int, NDArray[np.float64]] = {}
+        self._arrays: tuple[NDArray[np.int_], NDArray[np.float64], NDArray[np.float64]] | None = None
         self._known: dict[int, tuple[tuple[int, ...], bool]] = {}
 
     @property
@@ -50,6 +55,7 @@ class SliceOrder:
         self._normals[slice_] = normal / length if length > 0 else np.zeros(3)
         self._positions[slice_] = position
         self._known.clear()
+        self._arrays = None
         return True
 
     def neighbours(self, slice_: int) -> tuple[tuple[int, ...], bool]:
@@ -62,8 +68,12 @@ class SliceOrder:
 
     def _have_positions(self) -> bool:
         """Whether readouts tell where slices lie: some differ along the normal, and every slice has a normal."""
-        normals = np.array(list(self._normals.values()))
-        positions = np.array(list(self._positions.values()))
+        if len(self._positions) > MAX_POSITIONS:
+            return False
+        if self._arrays is None:
+            numbers = np.array(list(self._positions))
+            self._arrays = numbers, np.array(list(self._positions.values())), np.array(list(self._normals.values()))
+        _, positions, normals = self._arrays
         along = (positions - positions[0]) @ normals[0]
         return bool(normals.any(axis=1).all() and (np.abs(along) > _LEAST_DISTANCE_MM).any())
 
@@ -72,20 +82,23 @@ class SliceOrder:
         return not (one_normal.any() and other_normal.any()) or abs(float(one_normal @ other_normal)) > _PARALLEL
 
     def _by_position(self, slice_: int) -> tuple[tuple[int, ...], bool]:
-        normal, here = self._normals[slice_], self._positions[slice_]
-        offsets = {
-            other: float((position - here) @ normal)
-            for other, position in self._positions.items()
-            if other != slice_ and self._is_parallel(slice_, other)
-        }
-        sides = [
-            min(((abs(at), other) for other, at in offsets.items() if at * side > _LEAST_DISTANCE_MM), default=None)
-            for side in (-1, 1)
-        ]
-        found = sorted(side[1] for side in sides if side is not None)
+        if self._arrays is None:
+            raise RuntimeError("no positions")
+        numbers, positions, normals = self._arrays
+        normal = self._normals[slice_]
+        offsets = (positions - self._positions[slice_]) @ normal
+        is_parallel = np.abs(normals @ normal) > _PARALLEL
+        found: list[int] = []
+        distances: list[float] = []
+        for side in (-1, 1):
+            ahead = np.flatnonzero(is_parallel & (side * offsets > _LEAST_DISTANCE_MM))
+            if ahead.size:
+                nearest = ahead[np.abs(offsets[ahead]).argmin()]
+                found.append(int(numbers[nearest]))
+                distances.append(abs(float(offsets[nearest])))
         are_all_seen = self._promised is not None and len(self._positions) >= len(self._promised)
-        is_certain = are_all_seen or all(side is not None and side[0] < 2 * self._thickness_mm for side in sides)
-        return tuple(found), is_certain
+        is_between = len(found) == 2 and max(distances) < 2 * self._thickness_mm
+        return tuple(sorted(found)), are_all_seen or is_between
 
     def _by_counter(self, slice_: int) -> tuple[tuple[int, ...], bool]:
         around = [

@@ -2,8 +2,8 @@
 
 A slice is handed on as soon as it and its neighbours are assembled: one to either side, at the ends of the stack one in
 all; `slice_order.py` says which, and when that is certain. A neighbour that will not come any more is not waited for:
-its frame was given up, or the same slice of a later repetition is assembled while no readout of it has come. At CLOSE
-every slice is handed on with the neighbours that are there.
+its frame was given up, or the same slice of a later repetition is assembled already (and repetitions do not
+interleave). At CLOSE every slice is handed on with the neighbours that are there.
 
 The memory of a slice is shared by the groups that need it, and kept here until the last of them has been handed on.
 """
@@ -67,12 +67,12 @@ class Stacks:
             return []
         return [group for at in list(self._stacks) for group in self._hand_on(at)]
 
-    def add(self, group: Group, is_open: Callable[[Key], bool]) -> list[Group]:
+    def add(self, group: Group, may_come: Callable[[Key], bool]) -> list[Group]:
         """Take a slice that is assembled, and hand on what is ready.
 
         Args:
             group: of one slice and frame; its slots are taken over.
-            is_open: whether readouts for a frame have come that is not assembled yet.
+            may_come: whether the slice of an earlier repetition may still be assembled.
         """
         key = astuple(group.key)
         shares = tuple(SlotShares(slot) for slot in group.slots)
@@ -85,7 +85,7 @@ class Stacks:
             is_earlier = _without_repetition(at) == _without_repetition(_stack_key(key)) and (
                 at[_REPETITION] < key[_REPETITION]
             )
-            if is_earlier and key[_SLICE] not in stack.kept.keys() | stack.handed_on and not is_open(missing):
+            if is_earlier and key[_SLICE] not in stack.kept.keys() | stack.handed_on and not may_come(missing):
                 ready += self.give_up(missing)
         return ready + self._hand_on(_stack_key(key))
 

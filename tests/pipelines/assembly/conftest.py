@@ -159,6 +159,8 @@ class Streams:
         head = ismrmrd.AcquisitionHeader.from_buffer_copy(readout.headers.tobytes())
         acquisition = ismrmrd.Acquisition(head)
         acquisition.data[:] = readout.complex_samples()[0]
+        if readout.trajectory is not None:
+            acquisition.traj[:] = readout.trajectory.view(np.float32).reshape(acquisition.traj.shape)
         return acquisition
 
     @staticmethod

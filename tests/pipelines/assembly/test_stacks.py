@@ -131,6 +131,15 @@ def test_lost_slice_is_not_waited_for_longer_than_one_repetition(streams: Stream
     assert (slots.n_out, assembler.bytes_held) == (0, 0)
 
 
+def test_slice_that_lost_most_lines_is_not_waited_for_longer_than_one_repetition(streams: Streams):
+    scan = streams.scan(limits={"slice": (0, 2, 0), "repetition": (0, 2, 0)})
+    readouts = [*slices(streams, [0]), streams.readout(0, slice=1), *slices(streams, [2])]
+    readouts += slices(streams, [0, 1, 2], repetition=1)
+    groups, _ = streams.assemble(scan, readouts, grouping=Grouping.STACK, finish=False)
+    found = sorted((group.key.repetition, group.key.slice, neighbours(group)) for group in groups)
+    assert found == [(0, 0, []), (0, 2, []), (1, 0, [1]), (1, 1, [0, 2]), (1, 2, [1])]
+
+
 def test_slice_that_is_given_up_is_reported_to_its_neighbours(streams: Streams):
     scan = streams.scan(limits={"slice": (0, 2, 0)})
     readouts = [*slices(streams, [0]), streams.readout(0, slice=1), *slices(streams, [2])]
