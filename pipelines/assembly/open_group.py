@@ -37,8 +37,8 @@ class OpenGroup:
         self.buffer = buffer
         self.visits = 1
         self.is_ended = False
-        self.until_check = 0
         self._frames: dict[int, OpenFrame] = {}
+        self.until_check = self._readouts_needed()
 
     # -- filling -----------------------------------------------------------------------------------------------------
 
@@ -75,7 +75,8 @@ class OpenGroup:
             raise TypeError(f"no frames for {type(self.layout).__name__}")
         frame.attach(self.buffer)
         self._frames[value] = frame
-        self._set_until_check()
+        if self.until_check < NEVER // 2:
+            self.until_check += frame.until_check - self.layout.fewest_readouts
         return frame
 
     def add(self, frame: OpenFrame, part: Part) -> Cells | None:
@@ -141,19 +142,19 @@ class OpenGroup:
         for frame in self._frames.values():
             if frame.until_check <= 0:
                 frame.is_full()
-        self._set_until_check()
+        self.until_check = self._readouts_needed()
         return self.until_check == 0
 
     def _has_all_frames(self) -> bool:
         return len(self._frames) == self.layout.axis.number
 
-    def _set_until_check(self) -> None:
+    def _readouts_needed(self) -> int:
+        """Readouts without which the group cannot be full."""
         number = self.layout.axis.number
         if number is None or self.layout.fewest == 0:
-            self.until_check = NEVER
-            return
+            return NEVER
         absent = (number - len(self._frames)) * self.layout.fewest_readouts
-        self.until_check = absent + sum(max(frame.until_check, 0) for frame in self._frames.values())
+        return absent + sum(max(frame.until_check, 0) for frame in self._frames.values())
 
     # -- handing on --------------------------------------------------------------------------------------------------
 
