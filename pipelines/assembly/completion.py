@@ -112,6 +112,7 @@ class CompletionRules:
         group = groups.get(key)
         if group is not None and frame is not None:
             frame.flag(average)
+            group.is_ended = True
             if average >= group.layout.last_average and self._is_believed(group):
                 done.insert(0, group)
         return done
@@ -129,11 +130,11 @@ class CompletionRules:
             completion: why.
             progress: how far it is from what the header promises.
         """
-        is_flagged = self._flags_are_trusted and group.n_flagged > 0
-        if is_flagged and completion in {Completion.COUNTER, Completion.CLOSE}:
+        if not self._flags_are_trusted:
+            return progress
+        if group.n_flagged and completion in {Completion.COUNTER, Completion.CLOSE}:
             self._proven = FlaggedFrames.of(group)
-        is_ended = is_flagged or (self._flags_are_trusted and group.is_ended)
-        return group.progress(is_ended=True) if is_ended and progress.missing else progress
+        return group.progress(believes_flags=True) if progress.missing else progress
 
     def distrust_flags(self) -> None:
         """Ignore LAST flags from now on: lines came after one."""
@@ -141,12 +142,14 @@ class CompletionRules:
         self._ledger.warn("flags", "LAST flags are set on lines that are not the last; they are ignored from here on")
 
     def is_worth(self, group: OpenGroup) -> bool:
-        """Whether an unfinished group is worth reconstructing: flagged as ended, or with the least fraction.
+        """Whether an unfinished group is worth reconstructing: a flag ended it, or it has the least fraction.
 
         Of a group of several frames those count that came: a real-time scan may be stopped at any time.
         """
-        is_flagged = group.n_flagged > 0 and self._flags_are_trusted
-        return group.placed > 0 and (is_flagged or group.fraction_of_frames() >= self._min_fraction)
+        if group.placed == 0:
+            return False
+        is_ended = self._flags_are_trusted and (group.is_ended or group.n_flagged > 0)
+        return is_ended or group.fraction_of_frames() >= self._min_fraction
 
     def _is_believed(self, group: OpenGroup) -> bool:
         """Whether a LAST flag on the last of all averages says that nothing more comes."""

@@ -27,7 +27,7 @@ class OpenGroup:
         layout: of its encoding space.
         buffer: memory of its frames.
         visits: how often the stream came (back) to this group; 1 means that it has not been interleaved.
-        is_ended: whether a LAST flag of another group ended this one as well, and no line came since.
+        is_ended: whether a LAST flag, of this group or of one that it ended with, came after all readouts so far.
         until_check: readouts until the group can be full, and is worth looking at.
     """
 
@@ -107,14 +107,19 @@ class OpenGroup:
         """Readouts used in the frame that has the fewest."""
         return min((frame.placed for frame in self._frames.values()), default=0)
 
-    def progress(self, *, is_ended: bool = False) -> Progress:
+    def progress(self, *, believes_flags: bool = False) -> Progress:
         """How far the group is from what the header promises, frames that have not come included.
 
         Args:
-            is_ended: a LAST flag that can be trusted says that nothing more was planned.
+            believes_flags: whether a LAST flag on a frame, or after all frames, says that nothing more was planned.
         """
         came = [frame for frame in self._frames.values() if frame.placed]
-        parts = [frame.settled() if is_ended else frame.progress() for frame in came]
+        parts = [
+            frame.settled()
+            if believes_flags and (self.is_ended or frame.flagged_average is not None)
+            else frame.progress()
+            for frame in came
+        ]
         absent = max((self.layout.axis.number or 0) - len(came), 0) * self.layout.fewest
         promised = sum(part.promised for part in parts) + absent
         return Progress(promised, sum(part.missing for part in parts) + absent)

@@ -173,6 +173,15 @@ def test_random_masks_of_phases_are_complete_with_a_flag_and_not_without(streams
         assert {group.expected_lines for group in groups} == {18 if flags else 48}
 
 
+def test_flag_on_one_phase_says_nothing_about_another_that_was_cut_short(streams: Streams):
+    mask, cut = [0, 5, 7, 8, 9, 13], [2, 7, 8, 9]
+    scan = streams.scan(16, limits={"phase": (0, 1, 0)})
+    readouts = [streams.readout(line, *([F.LAST_IN_SLICE] if line == 13 else [])) for line in mask]
+    readouts += [streams.readout(line, phase=1) for line in cut]
+    (group,) = assemble(streams, scan, readouts)
+    assert (group.is_complete, group.expected_lines) == (False, 6 + 16)
+
+
 def test_scan_that_is_stopped_keeps_the_frames_that_came(streams: Streams):
     scan = streams.scan(limits={"repetition": (0, 99, 0)})
     readouts = [streams.readout(line, repetition=n) for n in range(5) for line in range(N_LINES)]

@@ -202,8 +202,7 @@ def test_flag_of_an_irregular_series_is_believed_once_it_was_proven(streams: Str
 def test_flag_of_another_slice_ends_an_irregular_one_too(streams: Streams):
     first, second = (readouts_of(streams, poisson(n), slice_=n) for n in range(2))
     second[-1].headers["flags"] |= F.LAST_IN_MEASUREMENT.mask
-    limits = AssemblyLimits(min_complete_fraction=0.2)
-    groups, _ = streams.assemble(streams.scan(Y, z=Z), first + second, limits=limits)
+    groups, _ = streams.assemble(streams.scan(Y, z=Z), first + second)
     assert [group.is_complete for group in groups] == [True, True]
 
 
