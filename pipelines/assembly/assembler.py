@@ -30,7 +30,7 @@ from pipelines.assembly.grid import Grid
 from pipelines.assembly.layout import Key, Layout
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
-from pipelines.assembly.memory import checked_bytes, expected_shape
+from pipelines.assembly.memory import check_header
 from pipelines.assembly.noise import NoiseStore
 from pipelines.assembly.open_frame import OpenFrame, Part
 from pipelines.assembly.open_group import OpenGroup
@@ -69,9 +69,7 @@ class Assembler:
         self._limits = limits or AssemblyLimits()
         self._ledger = Ledger()
         self._spaces = EncodingSpaces(scan, grouping)
-        for layout in self._spaces.usable:
-            shape = expected_shape(scan.encodings[layout.number], layout, scan.receiver_channels or 1)
-            checked_bytes(shape, layout, self._limits.max_group_bytes)
+        check_header(scan, self._spaces, grouping, self._limits.max_group_bytes)
         self._rules = CompletionRules(self._limits.min_complete_fraction, self._ledger)
         self._groups = OpenGroups(scan, grouping, slots, self._limits, self._rules, self._ledger)
         self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)

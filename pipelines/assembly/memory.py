@@ -65,6 +65,24 @@ def expected_shape(encoding: Encoding, layout: Layout, n_coils: int) -> BufferSh
     return replace(shape, n_rows=layout.likely_rows)
 
 
+def check_header(scan: ScanHeader, spaces: EncodingSpaces, grouping: Grouping, max_bytes: int) -> None:
+    """Refuse a scan whose groups cannot fit, by its header; without receiverChannels, as if it had one coil.
+
+    Raises:
+        BudgetError: one group of an encoding space needs more than `max_bytes`.
+    """
+    n_coils = scan.receiver_channels or 1
+    for layout in spaces.usable:
+        encoding = scan.encodings[layout.number]
+        checked_bytes(expected_shape(encoding, layout, n_coils), layout, max_bytes)
+        need = memory_need(encoding, layout, grouping, n_coils)
+        if need.group_bytes > max_bytes:
+            raise BudgetError(
+                f"encoding space {layout.number}: a slice and its neighbours with {n_coils} channels need "
+                f"{need.group_bytes} bytes, the limit is {max_bytes}"
+            )
+
+
 def checked_bytes(shape: BufferShape, layout: Layout, max_bytes: int) -> int:
     """The bytes of a group.
 

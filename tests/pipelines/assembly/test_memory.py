@@ -61,6 +61,13 @@ def test_limit_is_met_to_the_byte(streams: Streams):
         Assembler(scan, Grouping.CINE, streams.Slots(), AssemblyLimits(max_group_bytes=5 * 8 * LINE - 1))
 
 
+def test_stack_whose_neighbours_do_not_fit_is_refused_by_its_header(streams: Streams):
+    scan = streams.scan(8, limits={"slice": (0, 9, 0)}, coils=2)
+    Assembler(scan, Grouping.STACK, streams.Slots(), AssemblyLimits(max_group_bytes=3 * 8 * LINE))
+    with pytest.raises(BudgetError, match="a slice and its neighbours with 2 channels need 2304 bytes"):
+        Assembler(scan, Grouping.STACK, streams.Slots(), AssemblyLimits(max_group_bytes=3 * 8 * LINE - 1))
+
+
 def test_non_cartesian_memory_counts_the_trajectory(streams: Streams):
     limits = {"kspace_encode_step_1": (0, 9, 5), "average": (0, 1, 0), "segment": (0, 2, 0)}
     scan = streams.scan(8, limits=limits, trajectory=TrajectoryType.RADIAL)
