@@ -2,19 +2,20 @@
 
 Two series come out of every reconstruction: `MAGNITUDE_SERIES` and, with the same geometry and the same units,
 `UNCERTAINTY_SERIES` (standard deviation of the magnitude); each further encoding space has two of its own, because a
-series has one matrix size. Pixels are float32; `SeriesScaler` makes integers of them for scanners that want those.
+series has one matrix size. Who asks for it gets phase, real and imaginary part or the complex image as series of their
+own (`pipelines.parts`), or instead of the magnitude. The parts of the image come first, the uncertainty last: hosts
+show originals before what was derived from them. Pixels are float32 (complex64); `pipelines.scaling` makes integers of
+them for scanners that want those.
 
 Header fields and meta names: what MRD, Gadgetron and FIRE consumers rely on (MRD specification, "Image"; DICOM
 correspondences in the names). Nothing that identifies a patient is written: no ids, no names, no dates; the protocol
 name goes into the series description only.
-
-Windows: DICOM applies a window after rescaling, and window values are whole numbers here. They are therefore given in
-rescaled units, and left out where those are too small to be whole: a scanner then chooses a window itself, instead of
-flattening the image.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,10 +25,12 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
-from pipelines.assembly.frame import Group
-from pipelines.errors import ReconstructionError
-from pipelines.mrd import IMAGE_HEADER, Image, ImageDataType, ImageType, Meta
+from pipelines.assembly.frame import Group, NoiseSource
+from pipelines.mrd import IMAGE_HEADER, Image, Meta
+from pipelines.parts import Part
+from pipelines.scaling import window
 from pipelines.scan_header import Encoding
 
 MAGNITUDE_SERIES: Final = 1
@@ -44,8 +47,6 @@ _COPIED: Final = (
     "user_int",
     "user_float",
 )
-_SMALLEST_WINDOW: Final = 32
-_LARGEST_SCALE: Final = 1e30
 _SEQUENCE_FLAGS: Final = sum(1 << (flag - 1) for flag in range(1, 19)) | 1 << 24
 """FIRST_IN_* and LAST_IN_* of every counter, and LAST_IN_MEASUREMENT: the flags that make sense on an image."""
 
@@ -57,49 +58,61 @@ class Emission:
     Attributes:
         kind: what the deviation holds (`pipelines.recon.reconstruction.UncertaintyKind`).
         calibration: how it was calibrated.
-        noise_is_measured: whether the noise level comes from a noise scan.
+        noise: where the noise level comes from.
         details: attributes of the reconstruction, such as iterations.
         pipeline: name in the registry.
         parameters_digest: digest of the parameters.
         provenance: attributes of the session (product, version, session id, whether degraded); they win over ours.
+        parts: parts of the image to send, in this order.
     """
 
     kind: str
     calibration: str
-    noise_is_measured: bool
+    noise: NoiseSource
     pipeline: str
     parameters_digest: str
     details: Mapping[str, str] = field(default_factory=dict[str, str])
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
+    parts: tuple[Part, ...] = (Part.MAGNITUDE,)
 
 
 def emit(
-    group: Group, magnitude: NDArray[np.float32], deviation: NDArray[np.float32], emission: Emission
+    group: Group, image: NDArray[np.complex64], deviation: NDArray[np.float32], emission: Emission
 ) -> tuple[tuple[Image, ...], list[str]]:
-    """Images of a group, magnitude then uncertainty for each frame, and warnings.
+    """Images of a group, for each frame the parts asked for and then the uncertainty, and warnings.
 
     Args:
         group: the group they were reconstructed from.
-        magnitude: `(frames, z, y, x)` on the grid of the recon space.
-        deviation: standard deviation of `magnitude`, same shape and units.
-        emission: kind, calibration, provenance.
+        image: `(frames, z, y, x)` on the grid of the recon space.
+        deviation: standard deviation of the magnitude of `image`, same shape and units.
+        emission: kind, calibration, provenance, parts.
     """
     warnings: list[str] = []
     images: list[Image] = []
     encoding = group.scan.encodings[group.key.encoding]
     for frame, acquisition in enumerate(group.headers):
-        header = _header(acquisition, encoding, magnitude.shape[1:], warnings)
+        header = _header(acquisition, encoding, image.shape[1:], warnings)
         first = _images_before(group.scan.encodings[: group.key.encoding])
         header["image_index"] = image_index(acquisition, encoding, warnings, first=first)
         common = _common_meta(group, acquisition, emission)
-        for pixels, series, meta in (
-            (magnitude[frame], MAGNITUDE_SERIES, {**_magnitude_meta(group, emission), **window(magnitude[frame])}),
-            (deviation[frame], UNCERTAINTY_SERIES, _uncertainty_meta(group, emission)),
-        ):
-            own = header.copy()
-            own["image_series_index"] = series + _SERIES_PER_SPACE * group.key.encoding
-            images.append(Image(own, np.ascontiguousarray(pixels[None], np.float32), {**common, **meta}))
+        for part in emission.parts:
+            pixels = part.of(image[frame])
+            meta = {**common, **_part_meta(group, emission, part)}
+            if part is Part.MAGNITUDE:
+                meta |= window(np.asarray(pixels, np.float32))
+            images.append(_image(header, MAGNITUDE_SERIES + part.series_offset, group, part, pixels, meta))
+        meta = {**common, **_uncertainty_meta(group, emission)}
+        images.append(_image(header, UNCERTAINTY_SERIES, group, Part.MAGNITUDE, deviation[frame], meta))
     return tuple(images), list(dict.fromkeys(warnings))
+
+
+def _image(
+    header: NDArray[np.void], series: int, group: Group, part: Part, pixels: NDArray[np.generic], meta: Meta
+) -> Image:
+    own = header.copy()
+    own["image_series_index"] = series + _SERIES_PER_SPACE * group.key.encoding
+    own["image_type"], own["data_type"] = part.image_type, part.data_type
+    return Image(own, np.ascontiguousarray(pixels[None], part.data_type.dtype), meta)
 
 
 def _images_before(encodings: Sequence[Encoding]) -> int:
@@ -139,8 +152,6 @@ def _header(
     """Image header from the header of the readout at the centre of k-space."""
     header: NDArray[np.void] = np.zeros((), IMAGE_HEADER)
     header["version"] = 1
-    header["data_type"] = ImageDataType.FLOAT
-    header["image_type"] = ImageType.MAGNITUDE
     header["flags"] = int(acquisition["flags"]) & _SEQUENCE_FLAGS
     header["matrix_size"] = shape[::-1]
     header["field_of_view"] = encoding.recon.field_of_view_mm
@@ -165,20 +176,13 @@ def _header(
 
 def _common_meta(group: Group, acquisition: NDArray[np.void], emission: Emission) -> Meta:
     """Attributes that both series share."""
-    meta: dict[str, str] = {
-        "Keep_image_geometry": "1",
-        "ReconSoftware": "echotrain",
-        "ReconSoftwareVersion": _product_version(),
-        "ReconPipeline": emission.pipeline,
-        "ReconConfigDigest": emission.parameters_digest,
-        "ReconQualification": "RESEARCH",
-        "ReconDegraded": "false",
+    details = {
         "ReconCompletion": group.completion.value,
-        "ReconNoise": "measured" if emission.noise_is_measured else "estimated",
+        "ReconNoise": emission.noise.value,
         **emission.details,
         **group.notes,
-        **emission.provenance,
     }
+    meta = provenance_meta(emission.pipeline, emission.parameters_digest, details, emission.provenance)
     echo_times_ms = group.scan.echo_times_ms
     contrast = int(acquisition["idx"]["contrast"])
     if contrast < len(echo_times_ms):
@@ -190,13 +194,44 @@ def _common_meta(group: Group, acquisition: NDArray[np.void], emission: Emission
     return {name: [value] for name, value in meta.items()}
 
 
-def _magnitude_meta(group: Group, emission: Emission) -> Meta:
+def provenance_meta(
+    pipeline: str, digest: str, details: Mapping[str, str], provenance: Mapping[str, str]
+) -> dict[str, str]:
+    """Attributes that every image made here has: what made it, with which parameters, in which session."""
     return {
-        "DataRole": ["Image"],
-        "ImageProcessingHistory": ["ECHOTRAIN", emission.pipeline.upper()],
-        "SequenceDescriptionAdditional": [f"echotrain_{emission.pipeline}"],
-        **_description(group, "recon"),
+        "Keep_image_geometry": "1",
+        "ReconSoftware": "echotrain",
+        "ReconSoftwareVersion": _product_version(),
+        "ReconPipeline": pipeline,
+        "ReconConfigDigest": digest,
+        "ReconQualification": "RESEARCH",
+        "ReconDegraded": "false",
+        **details,
+        **provenance,
     }
+
+
+def parameters_digest(pipeline: str, parameters: BaseModel) -> str:
+    """SHA-256 of a pipeline's name and parameters."""
+    content = json.dumps([pipeline, parameters.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _part_meta(group: Group, emission: Emission, part: Part) -> Meta:
+    """Attributes of one part; the magnitude has the plain names, the others say what they are."""
+    if part is Part.MAGNITUDE:
+        role, suffix, description = "Image", "", "recon"
+    else:
+        role, suffix, description = "Phase" if part is Part.PHASE else "Image", f"_{part}", f"recon_{part}"
+    meta = {
+        "DataRole": [role],
+        "ImageProcessingHistory": ["ECHOTRAIN", emission.pipeline.upper()],
+        "SequenceDescriptionAdditional": [f"echotrain_{emission.pipeline}{suffix}"],
+        **_description(group, description),
+    }
+    if part is Part.PHASE:
+        meta["ImageComments"] = ["Phase in radians, relative to the dominant combination of the coils"]
+    return meta
 
 
 def _uncertainty_meta(group: Group, emission: Emission) -> Meta:
@@ -223,91 +258,3 @@ def _product_version() -> str:
         return version("echotrain")
     except PackageNotFoundError:
         return "unknown"
-
-
-def window(pixels: NDArray[np.float32]) -> Meta:
-    """Window of an image in its own units, from zero to its maximum; none where whole numbers are too coarse for it."""
-    top = float(pixels.max(initial=0))
-    if not _SMALLEST_WINDOW <= top < 2**31:
-        return {}
-    return {"WindowCenter": [str(round(top / 2))], "WindowWidth": [str(round(top))]}
-
-
-class SeriesScaler:
-    """Makes uint16 of the float32 magnitude images of one session, with one scale for the whole series.
-
-    The scale is chosen at the first image that is not zero, so that its maximum lies at `1 / headroom` of the range:
-    later images may be that much brighter. What is brighter still is set to the largest value, counted, and reported;
-    values never wrap.
-
-    Every image tells its scale: `GADGETRON_ScaleRatio` is stored over original units, and `RescaleSlope` brings
-    stored values back. The uncertainty stays float32 and is multiplied by the scale of the magnitude series, so that
-    both are in the same stored units and a stored deviation can be read against a stored magnitude without
-    arithmetic.
-
-    Args:
-        bits: bits stored a pixel, 12 where the scan header does not say (`ScanHeader.bits_stored`), as FIRE does.
-        headroom: range over the maximum of the first image; the first slice of a head is often its darkest.
-    """
-
-    def __init__(self, bits: int = 12, *, headroom: float = 4.0) -> None:
-        if not (1 <= bits <= 16 and headroom >= 1):
-            raise ValueError(f"bits must lie in 1 to 16 and headroom be at least 1, not {bits} and {headroom}")
-        self._largest = (1 << bits) - 1
-        self._headroom = headroom
-        self._scale: float | None = None
-        self._window: Meta = {}
-        self._reported = False
-        self.clipped = 0
-        """Pixels set to the largest value so far."""
-
-    def __call__(self, image: Image) -> Image:
-        """The image in stored units.
-
-        Args:
-            image: float32, of a magnitude or an uncertainty series, magnitude first.
-
-        Raises:
-            ReconstructionError: pixels are not finite.
-        """
-        pixels = np.asarray(image.pixels, np.float32)
-        if not np.isfinite(pixels).all():
-            raise ReconstructionError("an image holds values that are not finite and cannot be scaled")
-        is_magnitude = int(image.header["image_series_index"]) % _SERIES_PER_SPACE == MAGNITUDE_SERIES
-        if self._scale is None:
-            self._choose(pixels, is_magnitude)
-        scale = 1.0 if self._scale is None else self._scale  # every image so far is zero, whatever it is multiplied by
-        with np.errstate(over="ignore"):  # what no float32 can hold counts as the largest: clipped below, still finite
-            scaled = np.minimum(pixels * np.float32(scale), np.finfo(np.float32).max)
-        stored: NDArray[np.generic] = scaled
-        header = image.header.copy()
-        meta = {name: values for name, values in image.meta.items() if name not in {"WindowCenter", "WindowWidth"}}
-        if is_magnitude:
-            self.clipped += int(np.count_nonzero(scaled > self._largest + 0.5))
-            stored = np.rint(np.clip(scaled, 0, self._largest)).astype(np.uint16)
-            header["data_type"] = ImageDataType.USHORT
-            meta |= self._window
-        if self._scale is not None:
-            meta |= {
-                "GADGETRON_ScaleRatio": [f"{scale:.9g}"],
-                "RescaleSlope": [f"{1 / scale:.9g}"],
-                "RescaleIntercept": ["0"],
-            }
-        return Image(header, stored, meta)
-
-    def take_warnings(self) -> list[str]:
-        """A sentence at the first clipped pixel, once."""
-        if self.clipped == 0 or self._reported:
-            return []
-        self._reported = True
-        return [
-            f"{self.clipped} pixels were brighter than {self._largest} and were clipped; float32 pixels avoid this."
-        ]
-
-    def _choose(self, pixels: NDArray[np.float32], is_magnitude: bool) -> None:
-        """Choose the scale from the first image that is not zero; a deviation that comes first is stored as 16."""
-        top = float(pixels.max(initial=0))
-        if not top > 0:
-            return
-        self._scale = min(self._largest / (self._headroom * top) if is_magnitude else 16 / top, _LARGEST_SCALE)
-        self._window = window(pixels) if is_magnitude else {}

@@ -7,11 +7,10 @@ is seeded.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.assembly.frame import Group
-from pipelines.emission import Emission, emit
+from pipelines.emission import Emission, emit, parameters_digest
 from pipelines.errors import ReconstructionError
 from pipelines.mrd import Image
 from pipelines.preprocess.preparation import prepare
-from pipelines.recon.reconstruction import Reconstructed
-from pipelines.registry import find
+from pipelines.recon.reconstruction import Reconstructed, Reconstruction
+from pipelines.registry import Parameters, find
 from pipelines.regrid import to_recon_grid
 
 
@@ -33,7 +32,7 @@ class PipelineOutput:
     """What came of a group.
 
     Attributes:
-        images: float32, magnitude then uncertainty of each frame.
+        images: of each frame the parts asked for (magnitude), then the uncertainty; float32 or complex64.
         stages_s: seconds by stage: `noise` (the whole preparation), `csm`, `recon`, `uncertainty`, `post`.
         warnings: sentences for the scanner, without patient data.
     """
@@ -56,11 +55,9 @@ class Pipeline:
         entry = find(name)
         self._name = name
         self._device = device
-        self._parameters = entry.parse(parameters)
-        self._digest = hashlib.sha256(
-            json.dumps([name, self._parameters.model_dump(mode="json")], sort_keys=True).encode()
-        ).hexdigest()
-        self._reconstruction = entry.load(self._parameters, device)
+        self._parameters = cast("Parameters", entry.parse(parameters))
+        self._digest = parameters_digest(name, self._parameters)
+        self._reconstruction = cast("Reconstruction", entry.load(self._parameters, device))
 
     @torch.inference_mode()
     def __call__(self, group: Group, provenance: Mapping[str, str]) -> PipelineOutput:
@@ -91,14 +88,15 @@ class Pipeline:
         emission = Emission(
             kind=result.kind.value,
             calibration=result.calibration,
-            noise_is_measured=preparation.prepared.noise_is_measured,
+            noise=preparation.noise_source,
             pipeline=self._name,
             parameters_digest=self._digest,
             details=result.details,
             provenance=provenance,
+            parts=self._parameters.parts,
         )
         images, warnings = emit(
-            group, self._finite(image.abs() * scale, "image"), self._finite(deviation * scale, "uncertainty"), emission
+            group, self._finite(image * scale, "image"), self._finite(deviation * scale, "uncertainty"), emission
         )
         stages_s = {
             "noise": prepared_at - started,
@@ -107,9 +105,9 @@ class Pipeline:
         }
         return PipelineOutput(images, stages_s, tuple(dict.fromkeys([*preparation.warnings, *warnings])))
 
-    def _finite(self, values: Tensor, what: str) -> NDArray[np.float32]:
+    def _finite(self, values: Tensor, what: str) -> NDArray[Any]:
         """Values on the CPU; a result that is not finite is never sent."""
-        array = np.asarray(values.to("cpu", torch.float32).numpy())
+        array = np.asarray(values.to("cpu").numpy())
         if not np.isfinite(array).all():
             raise ReconstructionError(f"pipeline {self._name!r}: the {what} holds values that are not finite")
         return array

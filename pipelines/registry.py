@@ -1,8 +1,7 @@
 """Names that a scanner may ask for.
 
 What a peer sends selects one of these entries and nothing else: it is never imported, opened or used as a path. Torch
-is
-imported only when an entry's factory is loaded, which happens in a worker.
+is imported only when an entry's factory is loaded, which happens in a worker.
 """
 
 from __future__ import annotations
@@ -14,26 +13,69 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipelines.assembly.frame import Grouping
 from pipelines.errors import ParameterError, UnknownPipelineError
+from pipelines.parameter_help import explain
+from pipelines.parts import Part
 
 if TYPE_CHECKING:
+    from pipelines.derive.derivation import Derivation
     from pipelines.recon.reconstruction import Reconstruction
 
 ENTRY_POINT_GROUP = "echotrain.pipelines"
 
 
-class Parameters(BaseModel):
-    """Parameters that every pipeline has."""
+class AnyParameters(BaseModel):
+    """What the parameters of all pipelines have in common: unknown ones are refused, and none changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImageParameters(AnyParameters):
+    """Parameters that every pipeline from images to images has."""
+
+    send_original: bool = Field(True, description="Send each image back as it came before what is derived from it.")
+
+
+class MagnitudeFilterParameters(ImageParameters):
+    """Parameters of `magnitude_filter`."""
+
+    fwhm_mm: float = Field(2.0, gt=0, le=50, description="Full width of the Gaussian at half its maximum, in mm.")
+
+
+class Parameters(AnyParameters):
+    """Parameters that every pipeline from readouts to images has."""
 
     whiten: bool = Field(
         True, description="Whiten coils with the noise scan; off for data that the scanner has already whitened."
     )
+    noise_level: float | None = Field(
+        None,
+        gt=0,
+        le=1e30,
+        allow_inf_nan=False,
+        description="Standard deviation of the complex noise (root of E|n|^2) of a readout sample, of data whitened "
+        "elsewhere: 1.414 behind Gadgetron's NoiseAdjust. Noise scans are then not used.",
+    )
     coil_compression: int = Field(0, ge=0, le=256, description="Virtual coils to compress to; 0 keeps all coils.")
+    parts: tuple[Part, ...] = Field(
+        (Part.MAGNITUDE,),
+        min_length=1,
+        description="Parts of the image to send, each as its own series, separated by commas: magnitude, phase, real, "
+        "imaginary, complex. The uncertainty is always sent.",
+    )
+
+    @field_validator("parts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("parts")
+    @classmethod
+    def _each_once(cls, value: tuple[Part, ...]) -> tuple[Part, ...]:
+        return tuple(dict.fromkeys(value))
 
 
 class ZeroFilledParameters(Parameters):
@@ -42,6 +84,14 @@ class ZeroFilledParameters(Parameters):
     combine: Literal["rss", "sensitivity"] = Field(
         "rss", description="Coil combination: root sum of squares, or weighted by estimated sensitivities."
     )
+
+    @model_validator(mode="after")
+    def _phase_needs_sensitivities(self) -> ZeroFilledParameters:
+        if self.combine == "rss" and set(self.parts) != {Part.MAGNITUDE}:
+            raise ValueError(
+                "a root sum of squares has no phase; parts other than magnitude need combine 'sensitivity'"
+            )
+        return self
 
 
 class SenseParameters(Parameters):
@@ -67,32 +117,38 @@ class PipelineEntry:
         summary: one sentence for listings.
         parameters: model that the peer's parameters must satisfy.
         grouping: what the pipeline asks for at a time.
-        factory: `module:attribute` of a callable `(parameters, device) -> Reconstruction`; imported only in a worker.
+        factory: `module:attribute` of a callable `(parameters, device)` that gives a `Reconstruction`, or with the
+            grouping `image` a `Derivation`; imported only in a worker.
     """
 
     name: str
     summary: str
-    parameters: type[Parameters]
+    parameters: type[AnyParameters]
     grouping: Grouping
     factory: str
 
-    def parse(self, values: Mapping[str, object]) -> Parameters:
+    @property
+    def takes_images(self) -> bool:
+        """Whether it takes images of the peer instead of readouts."""
+        return self.grouping is Grouping.IMAGE
+
+    def parse(self, values: Mapping[str, object]) -> AnyParameters:
         """Check parameters that came as text or JSON; MRD peers send every value as a string.
 
         Raises:
-            ParameterError: a parameter is unknown or out of range; the message names it.
+            ParameterError: a parameter is unknown or out of range; the message names it, what came, and what is
+                allowed.
         """
         try:
             return self.parameters.model_validate(dict(values))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part)[:64] for part in first["loc"])
-            raise ParameterError(f"pipeline {self.name!r}, parameter {where!r}: {first['msg']}") from error
+            raise ParameterError(f"pipeline {self.name!r}: {explain(self.parameters, error)}") from error
 
-    def load(self, parameters: Parameters, device: str) -> Reconstruction:
-        """Import the factory and make the reconstruction; only workers call this."""
+    def load(self, parameters: AnyParameters, device: str) -> Reconstruction | Derivation:
+        """Import the factory and make what it gives; only workers call this."""
         module, _, attribute = self.factory.partition(":")
-        return cast("Reconstruction", cast("Any", getattr(import_module(module), attribute))(parameters, device))
+        made = cast("Any", getattr(import_module(module), attribute))(parameters, device)
+        return cast("Reconstruction | Derivation", made)
 
 
 _BUILT_IN = (
@@ -109,6 +165,20 @@ _BUILT_IN = (
         SenseParameters,
         Grouping.SLICE,
         "pipelines.recon.sense:Sense",
+    ),
+    PipelineEntry(
+        "pass_through",
+        "Images go back as they came: a test of a scanner's image road.",
+        ImageParameters,
+        Grouping.IMAGE,
+        "pipelines.derive.pass_through:PassThrough",
+    ),
+    PipelineEntry(
+        "magnitude_filter",
+        "A smoothed copy of each magnitude image, with the noise left in it.",
+        MagnitudeFilterParameters,
+        Grouping.IMAGE,
+        "pipelines.derive.magnitude_filter:MagnitudeFilter",
     ),
 )
 

@@ -1,7 +1,7 @@
 """The scan header (MRD XML) as frozen values, with only what reconstruction needs; patient data are not kept.
 
 Reference: ISMRMRD 1.x `ismrmrd.xsd`. Absent optional elements get documented defaults; impossible values are refused by
-field. Sections on the subject, the study and the coils are skipped while parsing.
+field. Sections on the subject and the study are skipped while parsing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 from xml.parsers import expat
 
 from pipelines.errors import HeaderError
+from pipelines.scan_relations import CoilLabel, Dependency, coil_labels, dependencies, opaque_id
 
 DEFAULT_NOISE_BANDWIDTH = 0.793
 """relativeReceiverNoiseBandwidth where the header has none (ISMRMRD, Gadgetron NoiseAdjust)."""
@@ -86,9 +87,11 @@ class ScanHeader:
         receiver_channels: from acquisitionSystemInformation; None where absent.
         noise_bandwidth: relativeReceiverNoiseBandwidth.
         protocol_name: for series descriptions; bounded, control characters removed. Never in logs.
-        measurement_id: opaque; never in logs, never a path.
+        measurement_id: as `opaque_id` gives it; never in logs, never a path.
         echo_times_ms: sequenceParameters TE, one a contrast; may be empty.
         bits_stored: userParameterLong BitsStored, the scanner's pixel depth; None where absent.
+        dependencies: scans that this one relies on.
+        coil_labels: in the order of the channels; may be fewer than these, or none.
     """
 
     encodings: tuple[Encoding, ...]
@@ -98,6 +101,8 @@ class ScanHeader:
     measurement_id: str = ""
     echo_times_ms: tuple[float, ...] = ()
     bits_stored: int | None = None
+    dependencies: tuple[Dependency, ...] = ()
+    coil_labels: tuple[CoilLabel, ...] = ()
 
 
 NAMESPACE: Final = "http://www.ismrm.org/ISMRMRD"
@@ -156,9 +161,11 @@ def parse_scan_header(xml: bytes, *, max_bytes: int = 1 << 20) -> ScanHeader:
         receiver_channels=channels.integer(1, 65_535) if channels.is_present else None,
         noise_bandwidth=bandwidth.number(1e-6, 100.0) if bandwidth.is_present else DEFAULT_NOISE_BANDWIDTH,
         protocol_name=measurement.optional("protocolName").printable(),
-        measurement_id=measurement.optional("measurementID").printable(),
+        measurement_id=opaque_id(measurement.optional("measurementID").text),
         echo_times_ms=tuple(echo_time.number(0.0, 1e6) for echo_time in echo_times),
         bits_stored=_bits_stored(root.optional("userParameters")),
+        dependencies=dependencies(measurement),
+        coil_labels=coil_labels(system),
     )
 
 

@@ -157,8 +157,9 @@ class Client:
         parameters: Mapping[str, object] | None = None,
         progress: Callable[[Progress], None] | None = None,
         waveforms: Iterable[Waveform] = (),
+        images: Iterable[Image] = (),
     ) -> ScanReply:
-        """Send a scan and receive what comes back until the server closes.
+        """Send a scan, or images, and receive what comes back until the server closes.
 
         Args:
             config: pipeline or alias.
@@ -167,6 +168,7 @@ class Client:
             parameters: of the pipeline; they travel with its name as JSON.
             progress: called after each piece sent and each image received.
             waveforms: sent among the readouts by time stamp.
+            images: for a pipeline that takes images; sent last.
 
         Raises:
             ScanFailedError: nothing moved for `silence_s`, or the server broke the protocol; with what had come so far.
@@ -178,9 +180,8 @@ class Client:
             self._connection = Connection(Role.CLIENT, self._limits)
             text = json.dumps({"version": "1.0.0", "pipeline": config, "parameters": dict(parameters)})
             first = self._connection.config_text(text)
-        return await self._converse(
-            reply, self._send_scan(reply, first, header, batches, waveforms, progress), progress
-        )
+        sending = self._send_scan(reply, first, header, batches, waveforms, images, progress)
+        return await self._converse(reply, sending, progress)
 
     async def query(self, text: str) -> str:
         """Ask the server something outside a scan, `gadgetron::info` say; ends the session.
@@ -243,6 +244,7 @@ class Client:
         header: bytes,
         batches: Iterable[Acquisitions],
         waveforms: Iterable[Waveform],
+        images: Iterable[Image],
         progress: Callable[[Progress], None] | None,
     ) -> None:
         await self._write(reply, config)
@@ -261,6 +263,8 @@ class Client:
         while waveform is not None:
             await self._write(reply, self._connection.waveform(waveform))
             waveform = next(waiting, None)
+        for image in images:
+            await self._write(reply, self._connection.image(image))
         await self._write(reply, self._connection.close())
         reply.sent_s = self._elapsed()
 

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, TomlConfigSettingsSource
 
@@ -22,6 +22,9 @@ from pipelines import registry
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.errors import PipelineError
 from server.errors import SettingsError
+from server.section import Noise
+from server.section import Section as _Section
+from server.section import setting as _setting
 from server.wire.messages import WireLimits
 
 PREFIX = "ECHOTRAIN_"
@@ -35,14 +38,6 @@ GIB = 1 << 30
 _SERVICE_LINK = re.compile(
     r"ECHOTRAIN_((SERVICE_(HOST|PORT(_[A-Z0-9_]+)?))|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)"
 )
-
-
-def _setting(default: Any, description: str, *, unit: str = "", **constraints: Any) -> Any:
-    return Field(default, description=description, json_schema_extra={"unit": unit}, **constraints)
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class Listen(_Section):
@@ -159,12 +154,12 @@ _ALIASES = {
     "default": "default",
     "default.xml": "default",
     "openrecon": "default",
-    "default_measurement_dependencies": "none",
-    "default_measurement_dependencies.xml": "none",
+    "default_measurement_dependencies": "noise",
+    "default_measurement_dependencies.xml": "noise",
     "isalive.xml": "none",
     "gtquery.xml": "none",
     "null": "none",
-    "NoiseSummaryGadget": "none",
+    "NoiseSummaryGadget": "noise_query",
 }
 
 
@@ -174,9 +169,9 @@ class Pipelines(_Section):
     default: str = _setting("sense", "Pipeline behind the aliases that say `default`.")
     aliases: dict[str, str] = _setting(
         _ALIASES,
-        "Further names and what they mean: a pipeline, `default`, or `none` (take the data, answer CLOSE without "
-        "images). For a Gadgetron XML configuration the names of its gadgets are looked up, then `<xml>`. Yours are "
-        "added to these.",
+        "Further names and what they mean: a pipeline, `default`, `none` (take the data, answer CLOSE without images), "
+        "`noise` (keep the noise measurement) or `noise_query` (say whether one is kept). For a Gadgetron XML "
+        "configuration the names of its gadgets are looked up, then `<xml>`. Yours are added to these.",
     )
     parameters: dict[str, dict[str, Any]] = _setting(
         {}, "Parameters by pipeline, used where the scanner sends none; see the README for each pipeline's own."
@@ -192,7 +187,7 @@ class Pipelines(_Section):
         try:
             registry.find(self.default)
             for target in self.aliases.values():
-                if target not in {"default", "none"}:
+                if target not in {"default", "none", "noise", "noise_query"}:
                     registry.find(target)
             for name, values in self.parameters.items():
                 registry.find(name).parse(values)
@@ -227,6 +222,7 @@ class Settings(BaseSettings):
     workers: Workers = Workers()
     pipelines: Pipelines = Pipelines()
     emission: Emission = Emission()
+    noise: Noise = Noise()
     logs: Logs = Logs()
 
     @classmethod

@@ -15,7 +15,7 @@ from tempfile import TemporaryFile
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pipelines.mrd import Acquisitions, Waveform
+from pipelines.mrd import Acquisitions, Image, Waveform
 from server.client import Client, ScanReply
 from server.client import Progress as Sent
 from server.errors import FileError, SettingsError
@@ -35,6 +35,7 @@ class Shipment:
         host: of the server.
         port: of the server.
         waveforms: sent among the readouts.
+        images: for a pipeline that takes images instead of readouts.
         label: what the progress bar says.
     """
 
@@ -46,6 +47,7 @@ class Shipment:
     port: int
     parameters: Mapping[str, object] | None = None
     waveforms: Iterable[Waveform] = ()
+    images: Iterable[Image] = ()
     label: str = "scan"
 
 
@@ -72,8 +74,9 @@ def deliver(shipment: Shipment, console: Console) -> ScanReply:
         async def converse() -> ScanReply:
             async with Client(shipment.host, shipment.port) as client:
                 return await client.send_scan(
-                    shipment.pipeline, shipment.header, shipment.batches, shipment.parameters, show, shipment.waveforms
-                )
+                    shipment.pipeline, shipment.header, shipment.batches, shipment.parameters, show, shipment.waveforms,
+                    shipment.images,
+                )  # fmt: skip
 
         return asyncio.run(converse())
 
@@ -141,7 +144,8 @@ def save(
 def describe(reply: ScanReply) -> str:
     """One line about a reply: how much, and how long it took."""
     megabytes = reply.bytes_sent / 1e6
-    parts = [f"{reply.acquisitions_sent} readouts ({megabytes:.1f} MB) sent"]
+    readouts = f"{reply.acquisitions_sent} readouts ({megabytes:.1f} MB)"
+    parts = [f"{readouts if reply.acquisitions_sent else f'{megabytes:.1f} MB'} sent"]
     if reply.sent_s is not None:
         parts[0] += f" in {reply.sent_s:.2f} s"
     parts.append(f"{len(reply.images)} images received")

@@ -93,6 +93,33 @@ def read_images(path: Path, group: str | None = None) -> dict[str, list[Image]]:
         return {name: _read_series(member[name], path) for name in _series(member)}
 
 
+NO_HEADER: Final = b"Dummy XML header"
+"""Sent where a file of images has no scan header, as python-ismrmrd-server's client does."""
+
+
+def has_only_images(path: Path, group: str | None = None) -> bool:
+    """Whether a file holds images and no readouts; errors are left to whoever reads it."""
+    with read_hdf5(path) as file:
+        names = [group] if group is not None else list(file)
+        members = [file[name] for name in names if name in file and is_group(file[name])]
+        return any(_series(member) for member in members) and not any("data" in member for member in members)
+
+
+def read_header(path: Path, group: str | None = None) -> bytes:
+    """XML of the scan header beside the images, or `NO_HEADER` where there is none.
+
+    Raises:
+        FileError: no such file, or not HDF5.
+    """
+    with read_hdf5(path) as file:
+        names = [group] if group is not None else [DEFAULT_GROUP, *file]
+        for name in names:
+            if name in file and is_group(file[name]) and "xml" in file[name]:
+                text = file[name]["xml"][...].ravel()[0]
+                return text.encode() if isinstance(text, str) else bytes(text).rstrip(b"\0")
+    return NO_HEADER
+
+
 def _series(group: Hdf5) -> list[str]:
     found = [
         name for name, member in group.items() if name.startswith("image_") and is_group(member) and "data" in member

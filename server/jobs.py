@@ -53,7 +53,7 @@ class OrderedJobs:
     def submit(self, job: Job) -> None:
         """Start a job; the group's slots are released when it has ended, however it ends."""
         loop = asyncio.get_running_loop()
-        n_bytes = sum(slot.data.nbytes for slot in job.group.slots) or job.group.kspace.nbytes
+        n_bytes = job.group.n_bytes
         group = job.group
         pending = Pending(loop.create_task(self._run(job)), n_bytes, time.monotonic())
         # Not a `finally` in the coroutine: a task that is cancelled before its first step never gets to it.

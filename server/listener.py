@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from pathlib import Path
 from typing import Final, cast
 
 from server.backpressure import Waiting
@@ -17,6 +18,7 @@ from server.execution.executor import Executor
 from server.ingest import set_options
 from server.logs import logger
 from server.metrics import Metrics
+from server.noise_store import NoiseStore
 from server.outcome import error_text
 from server.session import Session
 from server.wire.connection import Connection, Role
@@ -52,6 +54,12 @@ class Server:
         self.settings = settings
         self.is_draining = False
         self._waiting = Waiting(settings.limits.most_waiting_bytes)
+        self._noise = NoiseStore(
+            Path(settings.noise.directory) if settings.noise.directory else None,
+            expiry_s=settings.noise.expiry_s,
+            most_entries=settings.noise.entries,
+            failed=lambda operation: metrics.noise_store_failures.labels(operation).inc(),
+        )
         self._listeners: list[asyncio.Server] = []
         self._refusals: set[_Refusal] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,7 +131,7 @@ class Server:
             return self._refuse(BusyError(f"all {limit} sessions of this server are taken"))
         if self.is_draining:
             return self._refuse(DrainingError("the server is shutting down"))
-        session = Session(self.settings, self.executor, self.metrics, self._waiting)
+        session = Session(self.settings, self.executor, self.metrics, self._waiting, self._noise)
         self.sessions[session.id] = session
         task = asyncio.get_running_loop().create_task(self._keep(session))
         self._tasks.add(task)
@@ -148,6 +156,8 @@ class Server:
             session.report.account(session.socket)
         metrics, limits = self.metrics, self.settings.limits
         metrics.ready.set(not self.why_not_ready())
+        self._noise.sweep()
+        metrics.noise_measurements.set(len(self._noise))
         metrics.draining.set(self.is_draining)
         metrics.buffered_bytes.labels("waiting").set(self._waiting.total_bytes)
         metrics.buffer_limit_bytes.labels("waiting").set(limits.most_waiting_bytes)

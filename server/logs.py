@@ -18,8 +18,9 @@ FIELDS: Final = frozenset(
     {
         "event", "level", "timestamp", "logger", "message", "trace", "dropped_fields",
         "session", "peer_port", "pipeline", "outcome", "code", "kind",
-        "duration_s", "first_image_s", "last_image_s", "acquisitions", "waveforms", "texts", "groups", "images",
-        "warnings", "retried", "received_bytes", "sent_bytes", "counts",
+        "duration_s", "first_image_s", "last_image_s", "acquisitions", "waveforms", "texts", "groups",
+        "images", "received_images",
+        "warnings", "retried", "channels", "samples", "dwell_us", "received_bytes", "sent_bytes", "counts",
         "host", "port", "admin_port", "sessions", "workers", "device", "version", "signal", "grace_s", "reason",
     }
 )  # fmt: skip

@@ -91,6 +91,11 @@ class Metrics:
         self.sent_images = self._counter("sent_images", "Images sent.", "pipeline", "kind")
         self.protocol_errors = self._counter("protocol_errors", "Rules broken by peers.", "kind")
 
+        self.noise_measurements = self._gauge("noise_measurements", "Noise measurements kept for later scans.")
+        self.noise_store_failures = self._counter(
+            "noise_store_failures", "Times that the directory of noise measurements failed.", "operation"
+        )
+
         self.buffered_bytes = self._gauge("buffered_bytes", "Bytes held.", "area")
         self.buffer_limit_bytes = self._gauge("buffer_limit_bytes", "Most bytes that may be held.", "area")
         self.backpressure_seconds = self._counter(
@@ -111,6 +116,8 @@ class Metrics:
             self.sessions.labels("other", outcome)
         for side in ("read_paused", "write_blocked"):
             self.backpressure_seconds.labels(side)
+        for operation in ("read", "write"):
+            self.noise_store_failures.labels(operation)
         for kind in ERROR_KINDS:
             self.protocol_errors.labels(kind)
 

@@ -41,11 +41,20 @@ def log_message(error: Exception) -> str:
     """What the log says: the same, without words of the peer's configuration, which may be anybody's name."""
     _, message = explain(error)
     if isinstance(error, UnknownPipelineError | ParameterError):
-        known = {*pipelines(), *(name for entry in pipelines().values() for name in entry.parameters.model_fields)}
-        if set(re.findall(r"'([^']*)'", message)) - known or message.count("'") % 2 or '"' in message:
-            # From the first quotation mark to the last: what a peer quotes may hold such marks itself.
-            return re.sub(r"['\"].*['\"]", "'...'", message, flags=re.DOTALL)
+        ours = _OURS.match(message)
+        start = ours.end() if ours and _is_known(*ours.groups()) else 0
+        # From the first quotation mark to the last: what a peer quotes may hold such marks itself.
+        return message[:start] + re.sub(r"['\"].*['\"]", "'...'", message[start:], flags=re.DOTALL)
     return message
+
+
+_OURS = re.compile(r"pipeline '(\w+)': (?:parameter '(\w+)': )?")
+"""How a message about a parameter begins (`PipelineEntry.parse`): our own names of both."""
+
+
+def _is_known(pipeline: str, parameter: str | None) -> bool:
+    entry = pipelines().get(pipeline)
+    return entry is not None and (parameter is None or parameter in entry.parameters.model_fields)
 
 
 def outcome_of(error: Exception | None) -> str:

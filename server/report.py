@@ -6,13 +6,15 @@ import time
 from dataclasses import dataclass, field
 
 from pipelines.errors import HeaderError
-from pipelines.mrd import Image
+from pipelines.mrd import Image, ImageType
 from server.errors import ProtocolError
 from server.execution.executor import JobResult
 from server.ingest import Ingest
 from server.logs import logger
 from server.metrics import Metrics, pipeline_label
 from server.outcome import ClientLeftError, explain, log_message, outcome_of, trace_of
+
+_KINDS = {kind.value: kind.name.lower() for kind in ImageType}
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +39,7 @@ class Report:
     last_image_s: float | None = None
     acquisitions: int = 0
     waveforms: int = 0
+    received_images: int = 0
     texts: int = 0
     groups: int = 0
     images: int = 0
@@ -84,7 +87,11 @@ class Report:
     def note_image(self, image: Image, send_s: float) -> None:
         """An image was sent."""
         self.images += 1
-        kind = "uncertainty" if "ReconUncertaintyKind" in image.meta else "magnitude"
+        kind = (
+            "uncertainty"
+            if "ReconUncertaintyKind" in image.meta
+            else _KINDS.get(int(image.header["image_type"]), "other")
+        )
         self.metrics.stage_seconds.labels(self.label, "send").observe(send_s)
         self.metrics.sent_images.labels(self.label, kind).inc()
 
@@ -127,6 +134,7 @@ class Report:
             last_image_s=_rounded(self.last_image_s),
             acquisitions=self.acquisitions,
             waveforms=self.waveforms,
+            received_images=self.received_images,
             texts=self.texts,
             groups=self.groups,
             images=self.images,

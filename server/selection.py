@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, NoReturn, cast
 from xml.etree.ElementTree import Element, ParseError
 
@@ -29,19 +30,42 @@ MAX_PARAMETERS = 100
 MAX_VALUE = 4096
 
 
+class Purpose(StrEnum):
+    """What a session is for; all but the first may stand where a pipeline could."""
+
+    IMAGES = "images"
+    """Data for a pipeline."""
+    NOTHING = "none"
+    """Liveness checks."""
+    NOISE = "noise"
+    """A noise measurement, kept for later scans."""
+    NOISE_QUERY = "noise_query"
+    """Whether a noise measurement is kept."""
+
+
+_OTHER_PURPOSES = frozenset(set(Purpose) - {Purpose.IMAGES})
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What a session does.
 
     Attributes:
         entry: the pipeline; None when nothing is reconstructed (liveness checks, noise sessions).
-        parameters: checked parameters as they go to the pipeline.
+        parameters: checked parameters as they go to the pipeline; `noise_file` as it came of a noise query.
         warnings: sentences for the peer.
+        purpose: what it is for; IMAGES exactly when there is a pipeline.
     """
 
     entry: PipelineEntry | None
     parameters: Mapping[str, object] = field(default_factory=dict[str, object])
     warnings: tuple[str, ...] = ()
+    purpose: Purpose = Purpose.IMAGES
+
+    @property
+    def needs_header(self) -> bool:
+        """Whether data mean something only behind a scan header."""
+        return self.purpose in {Purpose.IMAGES, Purpose.NOISE}
 
 
 def select(text: str, settings: Pipelines) -> Selection:
@@ -65,20 +89,20 @@ def refine(text: str, current: Selection, settings: Pipelines) -> Selection:
     return _from_json(text, current, settings)
 
 
-def _find(name: str, settings: Pipelines) -> PipelineEntry | None:
+def _find(name: str, settings: Pipelines) -> PipelineEntry | Purpose:
     target = settings.aliases.get(name, name)
-    if target == "none":
-        return None
+    if target in _OTHER_PURPOSES:
+        return Purpose(target)
     if target == "default" and name in settings.aliases:
         target = settings.default
     return registry.find(target)
 
 
 def _checked(
-    entry: PipelineEntry | None, given: Mapping[str, object], settings: Pipelines, warnings: tuple[str, ...] = ()
+    entry: PipelineEntry | Purpose, given: Mapping[str, object], settings: Pipelines, warnings: tuple[str, ...] = ()
 ) -> Selection:
-    if entry is None:
-        return Selection(None, {}, warnings)
+    if isinstance(entry, Purpose):
+        return Selection(None, {}, warnings, entry)
     values = dict(settings.parameters.get(entry.name, {})) | dict(given)
     return Selection(entry, entry.parse(values).model_dump(), warnings)
 
@@ -101,7 +125,7 @@ def _from_json(text: str, current: Selection | None, settings: Pipelines) -> Sel
     if name:
         entry = _find(name.strip(), settings)
     elif current is not None:
-        entry = current.entry
+        entry = current.entry or current.purpose
     else:
         entry = _find(settings.default, settings)
     if current is not None and current.entry is entry:
@@ -142,19 +166,45 @@ def _from_xml(text: str, settings: Pipelines) -> Selection:
         root = ElementTree.fromstring(text, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError) as error:
         raise ProtocolError("the XML configuration is malformed, or has a document type", kind="bad_xml") from error
-    gadgets = [
-        name
-        for element in root.iter()
-        if _local(element) in {"classname", "class"} and (name := (element.text or "").strip())
-    ]
-    for name in (*gadgets, ANY_XML):
-        if name in settings.aliases:
-            return _checked(_find(name, settings), {}, settings)
-    shown = ", ".join(f"'{printable(name, 40)}'" for name in gadgets[:8]) or "none"
+    gadgets = [(name, element) for element in root.iter() if (name := _gadget_name(element))]
+    for name, element in gadgets:
+        if name in settings.aliases or name in registry.pipelines():
+            return _from_gadget(name, element, settings)
+    if ANY_XML in settings.aliases:
+        return _checked(_find(ANY_XML, settings), {}, settings)
+    shown = ", ".join(f"'{printable(name, 40)}'" for name, _ in gadgets[:8]) or "none"
     raise UnknownPipelineError(
         f"a Gadgetron XML configuration cannot be run here (gadgets: {shown}); "
         f"this server offers: {', '.join(sorted(registry.pipelines()))}"
     )
+
+
+def _gadget_name(element: Element) -> str:
+    """Class of a gadget in either dialect of Gadgetron's configurations; empty for any other element."""
+    names = [child.text or "" for child in element if _local(child) in {"classname", "class"}]
+    return names[0].strip() if names else ""
+
+
+def _from_gadget(name: str, element: Element, settings: Pipelines) -> Selection:
+    """What a gadget stands for. Those of its properties that the pipeline has are its parameters."""
+    entry, properties = _find(name, settings), _properties(element)
+    if isinstance(entry, Purpose):
+        asked = {"noise_file": properties.get("noise_file", "")} if entry is Purpose.NOISE_QUERY else {}
+        return Selection(None, asked, purpose=entry)
+    given = _bounded(properties)
+    ours = {key: value for key, value in given.items() if key in entry.parameters.model_fields}
+    others = ", ".join(printable(key, 40) for key in given if key not in ours)
+    warnings = (f"properties of the gadget {printable(name, 40)} that mean nothing here: {others}",) if others else ()
+    return _checked(entry, ours, settings, warnings)
+
+
+def _properties(element: Element) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for child in element:
+        if _local(child) == "property":
+            parts = {_local(part): part.text or "" for part in child} | dict(child.attrib)
+            found[parts.get("name", "").strip()] = parts.get("value", "").strip()
+    return found
 
 
 def _local(element: Element) -> str:

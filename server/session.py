@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Final
 
-from pipelines.assembly.assembler import Assembler
 from pipelines.assembly.frame import Group
-from pipelines.emission import SeriesScaler
+from pipelines.errors import HeaderError
+from pipelines.image_group import ImageGroup
 from pipelines.mrd import Acquisitions, Image, Waveform
+from pipelines.scaling import SeriesScaler
 from pipelines.scan_header import ScanHeader, parse_scan_header
 from server import query
 from server.backpressure import Waiting
@@ -23,14 +25,28 @@ from server.config import Settings
 from server.errors import LimitError, ProtocolError, ServerError
 from server.execution.executor import Executor, Job
 from server.ingest import Ingest
+from server.intake import Intake, NothingIntake, intake_for
 from server.jobs import OrderedJobs
 from server.logs import printable
 from server.metrics import Metrics, product_version
+from server.noise_desk import NoiseDesk
+from server.noise_store import NoiseStore
 from server.outcome import TEXT_LENGTH, ClientLeftError, error_text
 from server.report import Report
 from server.selection import Selection, refine, select
 from server.wire.connection import Connection, Role
-from server.wire.messages import Close, ConfigFile, ConfigText, Event, Header, PeerError, Query, Response, Text
+from server.wire.messages import (
+    Close,
+    ConfigFile,
+    ConfigText,
+    DependencyAnswer,
+    Event,
+    Header,
+    PeerError,
+    Query,
+    Response,
+    Text,
+)
 
 _MESSAGE_TYPES: Final[dict[type, str]] = {
     ConfigFile: "config",
@@ -54,19 +70,23 @@ class Session:
         socket: its end of the connection.
     """
 
-    def __init__(self, settings: Settings, executor: Executor, metrics: Metrics, waiting: Waiting) -> None:
+    def __init__(
+        self, settings: Settings, executor: Executor, metrics: Metrics, waiting: Waiting, noise: NoiseStore
+    ) -> None:
         self.id = secrets.token_hex(8)
         self.report = Report(metrics, self.id)
         self._settings = settings
         self._executor = executor
         self._metrics = metrics
         self._waiting = waiting
+        self._noise = NoiseDesk(noise, self.id, self._tell)
         self._connection = Connection(Role.SERVER, settings.limits.for_wire())
         self.socket = Ingest(self._connection, settings.timeouts, self)
         self._jobs = OrderedJobs(executor, settings.timeouts.reconstruction_s, self._waiting_changed)
         self._selection: Selection | None = None
-        self._scan: ScanHeader | None = None
-        self._assembler: Assembler | None = None
+        self._xml: bytes | None = None
+        self._header_error: HeaderError | None = None
+        self._intake: Intake = NothingIntake()
         self._scaler: SeriesScaler | None = None
         self._error: Exception | None = None
         self._is_running = False
@@ -95,16 +115,16 @@ class Session:
             ServerError, PipelineError: the event cannot be served; the session ends with this error.
         """
         n = len(event) if isinstance(event, Acquisitions) else 1
+        if self._header_error is not None and not isinstance(event, Text | Query):
+            raise self._header_error
         self._metrics.received_messages.labels(_MESSAGE_TYPES.get(type(event), "other")).inc(n)
         match event:
             case Acquisitions():
                 self._take_acquisitions(event)
             case Waveform():
                 self._take_waveform(event)
-            case ConfigFile():
-                self._choose(select(event.name, self._settings.pipelines))
-            case ConfigText():
-                self._choose(select(event.text, self._settings.pipelines))
+            case ConfigFile(text) | ConfigText(text):
+                self._choose(select(text, self._settings.pipelines))
             case Header():
                 self._take_header(event)
             case Text():
@@ -116,21 +136,19 @@ class Session:
                 self._take_close(event)
             case PeerError():
                 raise ProtocolError("the client reported an error of its own and stopped", kind="bad_order")
-            case Image() | Response():
-                raise ProtocolError(
-                    f"{_MESSAGE_TYPES.get(type(event), 'response')}s were sent; this server takes raw readouts",
-                    kind="bad_order",
-                    advice="Choose raw data as what the scanner emits.",
-                )
+            case Image():
+                self.report.received_images += 1
+                self._submit(self._intake.image(event))
+            case Response() | DependencyAnswer():
+                raise ProtocolError("a response was sent, but this server asks nothing", kind="bad_order")
 
     def input_failed(self, error: Exception) -> None:
         """Nothing more is taken from the peer; what is complete is still delivered, then this error."""
         if self.report.input_ended_at is None:
             self._error = error
-            if self._assembler is not None:
-                # The readouts that came together with the bad one may have completed groups.
-                self._submit(self._assembler.take_ready())
-                self._assembler.abandon()
+            # The readouts that came together with the bad one may have completed groups.
+            self._submit(self._intake.take_ready())
+            self._intake.abandon()
             self._end_input()
 
     def lost(self) -> None:
@@ -159,22 +177,21 @@ class Session:
         self.report.pipeline = selection.entry.name if selection.entry is not None else ""
         for warning in selection.warnings:
             self._warn(warning)
+        if not selection.needs_header:
+            self._begin_intake()
 
     def _take_header(self, event: Header) -> None:
-        if self._selection is not None and self._selection.entry is not None:
-            self._scan = parse_scan_header(event.xml, max_bytes=self._settings.limits.xml_bytes)
-            self._begin_assembly()
-            if self._settings.emission.pixels == "uint16":
-                bits = self._scan.bits_stored
-                self._scaler = SeriesScaler() if bits is None else SeriesScaler(min(bits, 16))
+        self._xml = event.xml
+        self._begin_intake()
 
     def _take_text(self, event: Text) -> None:
         self._count_text()
         is_configuration = event.text.lstrip().startswith("{")
-        is_behind_header = self._scan is not None and not self.report.acquisitions and not self.report.waveforms
+        has_data = self.report.acquisitions or self.report.waveforms or self.report.received_images
+        is_behind_header = self._xml is not None and not has_data
         if is_configuration and is_behind_header and self._selection is not None:
             self._choose(refine(event.text, self._selection, self._settings.pipelines))
-            self._begin_assembly()
+            self._begin_intake()
         elif is_configuration and self._selection is not None and self._selection.entry is not None:
             self._warn_once("a JSON configuration is read only right behind the header, before the first data; ignored")
 
@@ -185,35 +202,51 @@ class Session:
 
     def _take_acquisitions(self, event: Acquisitions) -> None:
         self.report.acquisitions += len(event)
-        if self._assembler is not None:
-            self._submit(self._assembler.add(event))
+        self._submit(self._intake.acquisitions(event))
 
     def _take_waveform(self, event: Waveform) -> None:
         self.report.waveforms += 1
-        if self._assembler is not None:
-            self._assembler.add_waveform(event)
+        self._intake.waveform(event)
 
-    def _begin_assembly(self) -> None:
-        """Make the assembler, which holds nothing before the first readout; an impossible header fails here."""
-        self._assembler = None
-        if self._selection is not None and self._selection.entry is not None and self._scan is not None:
-            limits = self._settings.limits.for_assembly()
-            self._assembler = Assembler(self._scan, self._selection.entry.grouping, self._executor.slots, limits)
+    def _begin_intake(self) -> None:
+        """Choose where data go; nothing is held before the first readout. An impossible header fails here."""
+        self._intake, self._scaler, self._header_error = NothingIntake(), None, None
+        selection = self._selection
+        if selection is None or (selection.needs_header and self._xml is None):
+            return
+        takes_images = selection.entry is not None and selection.entry.takes_images
+        scan: ScanHeader | None = None
+        if selection.needs_header and self._xml is not None:
+            try:
+                scan = parse_scan_header(self._xml, max_bytes=self._settings.limits.xml_bytes)
+            except HeaderError as error:
+                if takes_images:
+                    # Clients that send a file of images without a header send a sentence in its place.
+                    self._warn_once(f"the header is not used: {error}")
+                elif self._xml.lstrip().startswith(b"<"):
+                    raise
+                else:
+                    # The JSON configuration behind it may yet choose a pipeline for images, which needs no header.
+                    self._header_error = error
+                    return
+        if self._settings.emission.pixels == "uint16" and scan is not None and not takes_images:
+            self._scaler = SeriesScaler() if scan.bits_stored is None else SeriesScaler(min(scan.bits_stored, 16))
+        limits = self._settings.limits.for_assembly()
+        self._intake = intake_for(selection, scan, self._executor.slots, limits, self._noise)
 
     def _take_close(self, event: Close) -> None:
         if not event.announced:
-            if self._selection is None or (self._selection.entry is not None and self._scan is None):
+            if self._selection is None or (self._selection.needs_header and self._xml is None):
                 raise ClientLeftError("the client closed the connection before it sent a scan")
             self._warn("the connection was closed without CLOSE; taken as the end of the scan")
-        if self._assembler is not None:
-            self._submit(self._assembler.finish())
+        self._submit(self._intake.finish())
         self._end_input()
 
-    def _submit(self, groups: list[Group]) -> None:
-        if self._assembler is None or self._selection is None or self._selection.entry is None:
-            return
-        for warning in self._assembler.take_warnings():
+    def _submit(self, groups: Sequence[Group | ImageGroup]) -> None:
+        for warning in self._intake.take_warnings():
             self._warn(warning)
+        if self._selection is None or self._selection.entry is None:
+            return
         for group in groups:
             self.report.groups += 1
             provenance = {
@@ -246,6 +279,12 @@ class Session:
         if text not in self._warned:
             self._warned.add(text)
             self._warn(text)
+
+    def _tell(self, answer: Text | DependencyAnswer) -> None:
+        if isinstance(answer, Text):
+            self.socket.post(self._connection.text(answer.text))
+        else:
+            self.socket.post(self._connection.dependency(answer.meta))
 
     def _reply(self, event: Query) -> None:
         health = self._executor.health()
@@ -319,9 +358,8 @@ class Session:
 
     async def _finish(self) -> None:
         """Say the last words, record the end, and close."""
-        if self._assembler is not None:
-            self.report.fates = {str(fate): n for fate, n in self._assembler.counts.items() if n}
-            self._assembler.abandon()
+        self.report.fates = {str(fate): n for fate, n in self._intake.counts.items() if n}
+        self._intake.abandon()
         if self.socket.is_open:
             if self._error is not None:
                 self.socket.post(self._connection.text(error_text(self._error)))

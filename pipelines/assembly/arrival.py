@@ -199,7 +199,10 @@ class ArrivalFrame(OpenFrame):
         if n_used and self._first is None:
             first = int(np.argmax(finite))
             self._first = part.headers[first : first + 1].copy()
-        self.placed += n_used
+        first_row, self.placed = self.placed, self.placed + n_used
+        if n_used:
+            rows_used = np.arange(first_row, self.placed)
+            self.dwells.add(rows_used, part.headers["sample_time_us"][finite], self.counts())
         self.left_out += n - n_used
         return None if n_used == n else np.flatnonzero(~finite)
 

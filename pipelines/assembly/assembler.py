@@ -25,13 +25,13 @@ from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.calibration import CalibrationStore
 from pipelines.assembly.completion import CompletionRules
 from pipelines.assembly.encoding_spaces import EncodingSpaces
-from pipelines.assembly.frame import Completion, Group, Grouping
+from pipelines.assembly.frame import Completion, Group, Grouping, NoiseCovariance
 from pipelines.assembly.grid import Grid
 from pipelines.assembly.layout import Key, Layout
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.assembly.memory import check_header
-from pipelines.assembly.noise import NoiseStore
+from pipelines.assembly.noise import NoiseCollector
 from pipelines.assembly.open_frame import OpenFrame, Part
 from pipelines.assembly.open_group import OpenGroup
 from pipelines.assembly.open_groups import OpenGroups, describe
@@ -56,9 +56,14 @@ class Assembler:
     """
 
     def __init__(
-        self, scan: ScanHeader, grouping: Grouping, slots: SlotSource, limits: AssemblyLimits | None = None
+        self,
+        scan: ScanHeader,
+        grouping: Grouping,
+        slots: SlotSource,
+        limits: AssemblyLimits | None = None,
+        noise: NoiseCovariance | None = None,
     ) -> None:
-        """An assembler without any readout.
+        """An assembler without any readout; `noise` is for a scan that brings no noise readouts of its own.
 
         Raises:
             AssemblyError: no encoding space can be assembled.
@@ -72,7 +77,7 @@ class Assembler:
         check_header(scan, self._spaces, grouping, self._limits.max_group_bytes)
         self._rules = CompletionRules(self._limits.min_complete_fraction, self._ledger)
         self._groups = OpenGroups(scan, grouping, slots, self._limits, self._rules, self._ledger)
-        self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
+        self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger, noise)
         self._calibration = CalibrationStore(self._limits, self._ledger)
         self._n_coils: int | None = None
 
@@ -137,7 +142,7 @@ class Assembler:
     def abandon(self) -> None:
         """Give back all memory; groups already returned are the caller's."""
         self._groups.abandon()
-        self._noise = NoiseStore(self._limits.max_noise_bytes, self._ledger)
+        self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger)
         self._calibration = CalibrationStore(self._limits, self._ledger)
 
     def take_ready(self) -> list[Group]:
@@ -152,6 +157,11 @@ class Assembler:
     def counts(self) -> Mapping[str, int]:
         """Readouts by what became of them (`Fate`); their sum is the number of readouts that came."""
         return {fate.value: number for fate, number in self._ledger.counts.items()}
+
+    @property
+    def noise(self) -> NoiseCovariance | None:
+        """What the scan's own noise readouts say so far."""
+        return self._noise.covariance()
 
     @property
     def bytes_held(self) -> int:

@@ -105,6 +105,7 @@ class CartesianFrame(OpenFrame):
         nearest = int(ranks.argmin())
         if self._nearest is None or ranks[nearest] < self._nearest[0]:
             self._nearest = (int(ranks[nearest]), headers[nearest : nearest + 1].copy())
+        self.dwells.add(cells, headers["sample_time_us"], self._counts)
 
     # -- asking ------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ class Grouping(StrEnum):
     VOLUME = "volume"
     """All partitions of a three-dimensional slab, on the axis `z`, which is what `slice` gives on a three-dimensional
     encoding, too; of a two-dimensional scan, one slice."""
+    IMAGE = "image"
+    """One image that the peer has reconstructed itself: no readouts, no assembly."""
 
 
 class Completion(StrEnum):
@@ -62,17 +64,59 @@ class Calibration:
     counts: NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class NoiseScan:
-    """Noise readouts of the scan.
+class NoiseSource(StrEnum):
+    """Where the noise level of images comes from."""
+
+    MEASURED = "measured"
+    """Noise readouts of the scan itself."""
+    DEPENDENCY = "dependency"
+    """Noise readouts of an earlier scan, which the scan header names."""
+    GIVEN = "given"
+    """A parameter, for data that were whitened elsewhere."""
+    ESTIMATED = "estimated"
+    """The image readouts."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NoiseCovariance:
+    """What noise readouts say about the noise of the coils; the readouts themselves are not kept.
 
     Attributes:
-        samples: `(readouts, coils, samples)` complex64.
+        sums: `(coils, coils)` complex128, sum of `n n^H` over all samples; in the order of the channels.
+        n_samples: samples of each coil in the sums.
         sample_time_us: dwell time of the noise readouts.
+        bandwidth: relative receiver noise bandwidth they were measured with; None for that of the scan's own header.
+        source: which scan measured it.
     """
 
-    samples: NDArray[np.complex64]
+    sums: NDArray[np.complex128]
+    n_samples: int
     sample_time_us: float
+    bandwidth: float | None = None
+    source: NoiseSource = NoiseSource.MEASURED
+
+    @property
+    def n_coils(self) -> int:
+        """Coils that it was measured with."""
+        return len(self.sums)
+
+    @classmethod
+    def of(cls, samples: NDArray[np.complexfloating], sample_time_us: float) -> NoiseCovariance:
+        """Of noise readouts `(readouts, coils, samples)`."""
+        n_readouts, n_coils, n_samples = samples.shape
+        sums = np.zeros((n_coils, n_coils), np.complex128)
+        for readout in samples:
+            add_products(sums, readout)
+        return cls(sums, n_readouts * n_samples, sample_time_us)
+
+
+def add_products(sums: NDArray[np.complex128], readout: NDArray[np.complexfloating]) -> None:
+    """Add `n n^H` of a readout `(coils, samples)`, in double precision.
+
+    One readout at a time, so that the sums do not depend on how readouts came in batches.
+    """
+    wide = readout.astype(np.complex128)
+    sums += wide @ wide.conj().T
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +139,14 @@ class Group:
         readout_extent: first and one-past-last column of x that was measured (asymmetric echo makes it shorter than x).
         headers: `(frames,)` of `ACQUISITION_HEADER`: of each frame the readout nearest to the k-space centre.
         calibration: separate calibration lines on a grid of their own, or None.
-        noise: noise readouts of the scan, or None.
+        noise: what noise readouts say, or None.
         scan: the scan header.
         completion: why the group was handed on.
         is_complete: whether every line that the sampling pattern promises has been measured.
         expected_lines: lines that were promised in all frames (for the `Incomplete` note), 0 when unknown.
+        dwell_us: `(frames, z, y)` float32: dwell time of each line, where the lines of a frame differ in it; of summed
+            readouts the harmonic mean, 0 where nothing was measured or a dwell time is unknown. None where all are
+            that of `headers`.
         trajectory: `(frames, y, x, dimensions)` float32 of each sample of non-Cartesian readouts, x before y, in the
             units that the stream has; where it has none and they are radial, in cycles a pixel of the encoded grid
             (`pipelines.trajectory`). None for Cartesian ones.
@@ -121,11 +168,17 @@ class Group:
     is_complete: bool = True
     expected_lines: int = 0
     calibration: Calibration | None = None
-    noise: NoiseScan | None = None
+    noise: NoiseCovariance | None = None
+    dwell_us: NDArray[np.float32] | None = None
     trajectory: NDArray[np.float32] | None = None
     neighbours: tuple[Group, ...] = ()
     slots: tuple[Slot, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the slots, or of the k-space where there are none."""
+        return sum(slot.data.nbytes for slot in self.slots) or self.kspace.nbytes
 
     def release(self) -> None:
         """Give back the memory of this group; its arrays must not be used afterwards."""

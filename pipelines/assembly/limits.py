@@ -15,8 +15,8 @@ class AssemblyLimits:
         max_open_groups: groups that may be open at a time (an interleaved scan has one for each slice and contrast).
         max_channels: coils of one readout.
         max_samples: samples of one readout.
-        max_noise_bytes: noise readouts kept; more are counted and left out, since these give the covariance well
-            enough.
+        max_noise_bytes: noise readouts summed into the covariance; more are counted and left out, since these give it
+            well enough. Bounds the work: each byte costs one multiplication a coil.
         min_complete_fraction: part of the promised lines that makes an unfinished group worth reconstructing.
         max_out_of_range_fraction: part of the imaging readouts whose counters may lie outside the header's ranges.
     """

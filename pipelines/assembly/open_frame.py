@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.assembly.dwell import DwellTimes
 from pipelines.assembly.group_buffer import GroupBuffer
 from pipelines.assembly.layout import Cells, Key
 
@@ -79,6 +80,7 @@ class OpenFrame(ABC):
         place: index on the axis of frames in the buffer.
         placed: readouts used.
         left_out: readouts that were not, because they are not finite.
+        dwells: dwell times of its lines.
         flagged_average: average counter of the readout that carried a LAST flag, or None.
         until_check: readouts until the frame can be full, and is worth looking at.
     """
@@ -91,6 +93,7 @@ class OpenFrame(ABC):
         self.placed = 0
         self.left_out = 0
         self.flagged_average: int | None = None
+        self.dwells = DwellTimes()
 
     def flag(self, average: int) -> None:
         """Note that a readout with this average carried a LAST flag."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipelines.assembly.arrival import Arrival, ArrivalFrame
 from pipelines.assembly.buffer import Slot
 from pipelines.assembly.cartesian import CartesianFrame
-from pipelines.assembly.frame import Calibration, Completion, Group, GroupKey, NoiseScan
+from pipelines.assembly.frame import Calibration, Completion, Group, GroupKey, NoiseCovariance
 from pipelines.assembly.grid import Grid
 from pipelines.assembly.group_buffer import BufferShape, GroupBuffer
 from pipelines.assembly.layout import Cells, Key, Layout
@@ -173,7 +173,7 @@ class OpenGroup:
         completion: Completion,
         progress: Progress,
         calibration: Calibration | None,
-        noise: NoiseScan | None,
+        noise: NoiseCovariance | None,
         other_slots: Sequence[Slot],
     ) -> Group:
         """The frames that have a readout, in the order of their counter, on the memory of the buffer.
@@ -196,11 +196,16 @@ class OpenGroup:
             z_y = 1, n_rows
         rows = buffer.samples.view(np.complex64)[place, :n_rows]
         positions = None if buffer.trajectory is None else buffer.trajectory.view(np.float32)[place, :n_rows]
+        counts = [frame.counts()[:n_rows] for frame in frames]
+        dwell_us = None
+        if not all(frame.dwells.are_alike for frame in frames):
+            dwells = [frame.dwells.means(each) for frame, each in zip(frames, counts, strict=True)]
+            dwell_us = _joined(dwells).reshape(len(frames), *z_y)
         extents = [frame.extent() for frame in frames]
         return Group(
             key=GroupKey(*frames[0].key),
             kspace=rows.reshape(len(frames), *z_y, *rows.shape[2:]).transpose(0, 3, 1, 2, 4),
-            counts=_joined([frame.counts()[:n_rows] for frame in frames]).reshape(len(frames), *z_y),
+            counts=_joined(counts).reshape(len(frames), *z_y),
             calibration_lines=self._calibration_lines(frames)[:n_rows].reshape(z_y),
             readout_extent=(min(low for low, _ in extents), max(high for _, high in extents)),
             headers=_joined([frame.header() for frame in frames]),
@@ -210,6 +215,7 @@ class OpenGroup:
             expected_lines=progress.promised,
             calibration=calibration,
             noise=noise,
+            dwell_us=dwell_us,
             trajectory=positions,
             slots=(buffer.slot, *other_slots),
         )

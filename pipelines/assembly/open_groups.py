@@ -14,7 +14,7 @@ from pipelines.assembly.layout import Key, Layout
 from pipelines.assembly.ledger import Ledger
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.assembly.memory import checked_bytes
-from pipelines.assembly.noise import NoiseStore
+from pipelines.assembly.noise import NoiseCollector
 from pipelines.assembly.open_frame import OpenFrame, Part, Progress
 from pipelines.assembly.open_group import OpenGroup
 from pipelines.assembly.routing import Run, where
@@ -133,7 +133,7 @@ class OpenGroups:
     # -- handing on --------------------------------------------------------------------------------------------------
 
     def hand_on(
-        self, group: OpenGroup, completion: Completion, calibration: CalibrationStore, noise: NoiseStore
+        self, group: OpenGroup, completion: Completion, calibration: CalibrationStore, noise: NoiseCollector
     ) -> None:
         """Make the group ready; one without a usable line is given up.
 
@@ -150,7 +150,7 @@ class OpenGroups:
             text = f"{describe(group, progress)}; incomplete groups are marked in their images"
             self._ledger.warn("incomplete", text)
         lines, *slots = calibration.best_for(group.first_key(), self._slots) or (None,)
-        made = group.as_group(self._scan, completion, progress, lines, noise.final_scan(), slots)
+        made = group.as_group(self._scan, completion, progress, lines, noise.final(group.buffer.shape.n_coils), slots)
         is_certain = promised.promised > 0 and promised.missing == 0
         self._forget(group, is_flag_too_early=completion is Completion.FLAG and not is_certain)
         self._ready += [made] if self._stacks is None else self._stacks.add(made, self._may_come)

@@ -1,6 +1,6 @@
 """How much noise the coils have, and the matrix that makes it white.
 
-Knows arrays of noise samples and dwell times; nothing of images, sessions or where the samples came from.
+Knows noise covariances and dwell times; nothing of images, sessions or where the noise was measured.
 
 Convention: after whitening, `E|n|^2 = 1` for every complex sample of an image readout (real and imaginary part 1/2
 each).
@@ -29,10 +29,10 @@ from jaxtyping import Complex64, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.assembly.frame import NoiseScan
+from pipelines.assembly.frame import NoiseCovariance
 
-MOST_SAMPLES = 1 << 16
-"""Samples a coil that enter the covariance; its relative error is then below half a percent."""
+FEWEST_SAMPLES = 16
+"""Samples a coil, below which not even the variances are worth using."""
 
 SMALLEST_EIGENVALUE = 1e-6
 """Relative to the largest of the correlation matrix; below it, coils carry the same noise: regularised."""
@@ -60,7 +60,7 @@ class NoiseModel:
         return sqrt(self.bandwidth * dwell_us / self.dwell_us)
 
 
-def estimate_noise_model(noise: NoiseScan, n_coils: int, bandwidth: float) -> tuple[NoiseModel | None, list[str]]:
+def estimate_noise_model(noise: NoiseCovariance, n_coils: int, bandwidth: float) -> tuple[NoiseModel | None, list[str]]:
     """Whitening from noise readouts, with a sentence for everything that was not as it should be.
 
     The covariance is `sum n n^H / (samples - 1)` over all samples. Too few samples for a covariance give the
@@ -68,35 +68,39 @@ def estimate_noise_model(noise: NoiseScan, n_coils: int, bandwidth: float) -> tu
     whatever comes in.
 
     Args:
-        noise: noise readouts, `(readouts, coils, samples)`.
+        noise: what the noise readouts say.
         n_coils: coils of the image readouts.
-        bandwidth: relative receiver noise bandwidth of the header.
+        bandwidth: relative receiver noise bandwidth of the header, where the noise has none of its own.
 
     Returns:
-        The model, or None when the scan cannot be used, and warnings.
+        The model, or None when the noise cannot be used, and warnings.
     """
     warnings: list[str] = []
-    samples = _usable_samples(noise.samples, n_coils, warnings)
-    if samples is None:
-        return None, warnings
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
-        covariance = (samples @ samples.conj().T / (samples.shape[1] - 1)).astype(np.complex128)
-        variance = covariance.diagonal().real
-        alive = variance > 1e-10 * variance.max()
-    if not alive.any() or not np.isfinite(variance).all():
-        return None, [*warnings, "The noise scan holds no noise; it is not used."]
+    if noise.n_coils != n_coils:
+        return None, [f"The noise scan has {noise.n_coils} coils and the image {n_coils}; it is not used."]
+    if noise.n_samples < FEWEST_SAMPLES:
+        few = f"The noise scan has {noise.n_samples} samples; at least {FEWEST_SAMPLES} are needed, it is not used."
+        return None, [few]
+    covariance = noise.sums / (noise.n_samples - 1)
+    variance = covariance.diagonal().real
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        single = variance.astype(np.float32)  # what whitened k-space has to be computed in
+        alive = single > 1e-10 * single.max()
+    if not alive.any() or not np.isfinite(covariance).all() or not np.isfinite(single).all():
+        return None, ["The noise scan holds no noise, or values far too large; it is not used."]
     if not alive.all():
         warnings.append(f"{int((~alive).sum())} of {n_coils} coils carry no noise and are left out as dead.")
     kept = np.flatnonzero(alive)
     deviation = np.sqrt(variance[kept])
     correlation = covariance[np.ix_(kept, kept)] / np.outer(deviation, deviation)
-    if samples.shape[1] < 4 * len(kept):
+    if noise.n_samples < 4 * len(kept):
         warnings.append(
-            f"The noise scan has {samples.shape[1]} samples for {len(kept)} coils: scaled, not decorrelated."
+            f"The noise scan has {noise.n_samples} samples for {len(kept)} coils: scaled, not decorrelated."
         )
         correlation = np.eye(len(kept), dtype=np.complex128)
     whitening = np.zeros((len(kept), n_coils), np.complex128)
     whitening[:, kept] = np.linalg.inv(np.linalg.cholesky(_regularised(correlation, warnings))) / deviation
+    bandwidth = bandwidth if noise.bandwidth is None else noise.bandwidth
     if not (isfinite(bandwidth) and bandwidth > 0):
         warnings.append("The receiver noise bandwidth of the header is not positive; 1 is used.")
         bandwidth = 1.0
@@ -150,25 +154,6 @@ def noise_level_at_edges(readouts: Complex64[Tensor, "readouts coils samples"]) 
     edge = max(1, n // 10)
     outer = torch.cat([readouts[..., :edge], readouts[..., n - edge :]], -1)
     return sqrt(float(outer.abs().square().median()) / log(2.0))
-
-
-def _usable_samples(samples: NDArray[np.complex64], n_coils: int, warnings: list[str]) -> NDArray[np.complex64] | None:
-    """Samples as `(coils, n)`, about `MOST_SAMPLES`, without readouts that are not finite; None when too few."""
-    if samples.ndim != 3 or samples.shape[1] != n_coils:
-        came = samples.shape[1] if samples.ndim == 3 else 0
-        warnings.append(f"The noise scan has {came} coils and the image {n_coils}; it is not used.")
-        return None
-    finite = np.isfinite(samples).all((1, 2))
-    if not finite.all():
-        warnings.append(f"{int((~finite).sum())} noise readouts hold values that are not finite and are left out.")
-        samples = samples[finite]
-    if samples.shape[0] * samples.shape[2] < 16:
-        warnings.append(
-            f"The noise scan has {samples.shape[0] * samples.shape[2]} samples; at least 16 are needed, it is not used."
-        )
-        return None
-    step = max(1, samples.shape[0] * samples.shape[2] // MOST_SAMPLES)
-    return np.ascontiguousarray(samples[::step].transpose(1, 0, 2)).reshape(n_coils, -1)
 
 
 def _regularised(correlation: NDArray[np.complex128], warnings: list[str]) -> NDArray[np.complex128]:

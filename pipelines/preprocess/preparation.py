@@ -14,7 +14,7 @@ from jaxtyping import Complex64, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.assembly.frame import Group
+from pipelines.assembly.frame import Group, NoiseSource
 from pipelines.errors import ReconstructionError
 from pipelines.preprocess.coils import compress, compression_matrix
 from pipelines.preprocess.noise import (
@@ -33,6 +33,9 @@ MOST_NOISE_IN_MARGIN = 2.0
 """Noise next to the field of view, relative to the noise scan, from which on the noise scan is doubted: scanners show
 1.0 to 1.1, a little more with tissue there."""
 
+LEAST_NOISE = 0.7
+"""Noise in the image readouts, relative to what was measured or given, below which that is doubted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
@@ -43,11 +46,13 @@ class Preparation:
         signal_scale: factor of each frame that brings images from whitened units back to one scale for the whole
             scan. Whitening scales each frame by its own dwell time; without this, echoes of different bandwidth would
             change their relative brightness.
+        noise_source: where the noise level comes from.
         warnings: sentences for the scanner.
     """
 
     prepared: Prepared
     signal_scale: Float32[Tensor, "frames"]
+    noise_source: NoiseSource = NoiseSource.ESTIMATED
     warnings: list[str] = field(default_factory=list[str])
 
 
@@ -56,7 +61,7 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
 
     Args:
         group: frames as assembled; not changed.
-        parameters: whether to whiten, and how many virtual coils.
+        parameters: whether to whiten, the noise of data whitened elsewhere, and how many virtual coils.
         device: where to compute.
 
     Raises:
@@ -64,7 +69,6 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
     """
     if group.trajectory is not None:
         raise ReconstructionError("expected readouts on a Cartesian grid, found non-Cartesian ones with a trajectory")
-    warnings: list[str] = []
     encoding = group.scan.encodings[group.key.encoding]
     counts = torch.from_numpy(np.array(group.counts, np.float32)).to(device)
     measured = _Lines(counts)
@@ -77,29 +81,29 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
     if not bool(torch.isfinite(torch.view_as_real(lines)).all()):
         raise ReconstructionError("k-space holds values that are not finite")
 
-    model: NoiseModel | None = None
-    if parameters.whiten and group.noise is not None:
-        model, warnings = estimate_noise_model(group.noise, group.kspace.shape[1], group.scan.noise_bandwidth)
-    dwell_us = [float(header["sample_time_us"]) for header in group.headers]
+    model, warnings = _noise_model(group, parameters)
+    dwell_us, gain = _dwell_times(group)
+    if gain is not None:
+        # The noise variance of a line is one over its dwell time: a longer one counts like more readouts.
+        counts = counts * torch.from_numpy(gain).to(device)
+        warnings.append("Lines of one frame have different dwell times; each is weighted by its own.")
     scale = torch.tensor([model.scale(each) if model else 1.0 for each in dwell_us], dtype=torch.float32, device=device)
     if model is not None:
         lines = whiten(lines, model, scale)
     level, is_from_margin = _level_in_data(lines, counts, measured, length, group.readout_extent)
-    noise_std = 1.0 if model is not None else level
     if model is not None and model.dwell_us > 0 and not all(each > 0 for each in dwell_us):
         warnings.append(
             "The dwell time of image readouts is not known: the noise level of the noise scan is not scaled to them."
         )
-    if model is not None and is_from_margin and level > MOST_NOISE_IN_MARGIN:
-        warnings.append(
-            f"Next to the field of view, image readouts hold {level:.1f} times the noise that the noise scan promises; "
-            "uncertainties may be too small."
-        )
-    if model is not None and level < 0.7:
-        warnings.append(
-            f"The noise scan promises {1 / max(level, 1e-6):.1f} times the noise that the image readouts hold; "
-            "uncertainties may be too large."
-        )
+    if model is not None:
+        noise_std = 1.0
+        warnings += _doubts("noise scan", level, is_from_margin=is_from_margin)
+    elif parameters.noise_level is not None:
+        noise_std = parameters.noise_level
+        warnings += _doubts("parameter noise_level", level / noise_std, is_from_margin=is_from_margin)
+    else:
+        noise_std = level
+    noise_source = _noise_source(group, parameters, model)
 
     calibration, is_separate = _calibration(group, measured, lines, counts, model, scale)
     if group.calibration is not None and not is_separate:
@@ -123,10 +127,60 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
         counts=counts,
         calibration=calibration,
         noise_std=noise_std,
-        noise_is_measured=model is not None,
+        noise_is_measured=noise_source is not NoiseSource.ESTIMATED,
         readout_sampled=readout_sampled,
     )
-    return Preparation(prepared, 1 / scale, warnings)
+    return Preparation(prepared, 1 / scale, noise_source, warnings)
+
+
+def _noise_source(group: Group, parameters: Parameters, model: NoiseModel | None) -> NoiseSource:
+    if model is not None and group.noise is not None:
+        return group.noise.source
+    return NoiseSource.ESTIMATED if parameters.noise_level is None else NoiseSource.GIVEN
+
+
+def _doubts(promise: str, ratio: float, *, is_from_margin: bool) -> list[str]:
+    """Warnings when the image readouts hold `ratio` times the noise that was measured or given."""
+    warnings: list[str] = []
+    if is_from_margin and ratio > MOST_NOISE_IN_MARGIN:
+        warnings.append(
+            f"Next to the field of view, image readouts hold {ratio:.1f} times the noise that the {promise} promises; "
+            "uncertainties may be too small."
+        )
+    if ratio < LEAST_NOISE:
+        warnings.append(
+            f"The {promise} promises {1 / max(ratio, 1e-6):.1f} times the noise that the image readouts hold; "
+            "uncertainties may be too large."
+        )
+    return warnings
+
+
+def _noise_model(group: Group, parameters: Parameters) -> tuple[NoiseModel | None, list[str]]:
+    """Whitening of the group, or None where there is nothing to whiten with or data are white already; warnings."""
+    if group.noise is None or not parameters.whiten:
+        return None, []
+    if parameters.noise_level is not None:
+        return None, ["The parameter noise_level says that the data are white; the noise scan is not used."]
+    return estimate_noise_model(group.noise, group.kspace.shape[1], group.scan.noise_bandwidth)
+
+
+def _dwell_times(group: Group) -> tuple[list[float], NDArray[np.float32] | None]:
+    """Dwell time of each frame and, where its lines differ, how much longer than it that of each line is.
+
+    Returns:
+        Microseconds, the shortest of the frame where lines differ; `(frames, z, y)`, at least one, 1 for lines whose
+        dwell time is unknown.
+    """
+    frames = [float(header["sample_time_us"]) for header in group.headers]
+    if group.dwell_us is None:
+        return frames, None
+    gain = np.ones(group.dwell_us.shape, np.float32)
+    for number, dwell_us in enumerate(group.dwell_us):
+        known = dwell_us > 0
+        if known.any():
+            frames[number] = float(dwell_us[known].min())
+            gain[number][known] = dwell_us[known] / np.float32(frames[number])
+    return frames, gain
 
 
 class _Lines:

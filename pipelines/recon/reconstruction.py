@@ -41,12 +41,12 @@ class Prepared:
         kspace: whitened k-space with its centre at index n//2, zero where not sampled; repeated lines averaged. `x`
             is the reconstructed readout length, `y` and `z` the encoded ones.
         counts: readouts averaged into each line, 0 where nothing was measured; the noise variance of a line is
-            `noise_std**2 / counts`.
+            `noise_std**2 / counts`. Of lines that dwelt longer than others in proportion more, so not always whole.
         calibration: fully sampled centre of k-space to estimate coil sensitivities from, whitened like `kspace`, on a
             grid of its own with its centre at n//2; None when the data have no calibration region.
         noise_std: standard deviation of the complex noise (root of E|n|^2) of one whitened readout sample in the
             units of `kspace`.
-        noise_is_measured: True when it comes from noise readouts, False when it was estimated from the data.
+        noise_is_measured: False when it was estimated from the data.
         readout_sampled: which columns of x were measured (asymmetric echo leaves some out).
         trajectory: where the samples of non-Cartesian readouts lie; None for Cartesian ones. With it `kspace` has one
             readout a row: y counts readouts, x samples, and z is 1.

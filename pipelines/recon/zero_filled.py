@@ -19,7 +19,8 @@ from torch.nn.functional import avg_pool2d
 
 from pipelines.errors import ReconstructionError
 from pipelines.operators.fourier import to_image
-from pipelines.preprocess.sensitivities import estimate_maps
+from pipelines.parts import Part
+from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES, estimate_maps
 from pipelines.recon.magnitude import magnitude_deviation
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
 from pipelines.registry import ZeroFilledParameters
@@ -38,20 +39,29 @@ class ZeroFilled:
 
     def __init__(self, parameters: ZeroFilledParameters, device: str) -> None:
         self._combine = parameters.combine
+        self._needs_phase = set(parameters.parts) != {Part.MAGNITUDE}
         self._device = torch.device(device)
 
     def __call__(self, prepared: Prepared) -> Reconstructed:
         """Reconstruct frames.
 
         Raises:
-            ReconstructionError: no line was measured.
+            ReconstructionError: no line was measured; or parts with a phase are wanted of several coils whose maps
+                cannot be estimated.
         """
         if not bool((prepared.counts > 0).any()):
             raise ReconstructionError("no line of k-space was measured")
+        if self._needs_phase and prepared.calibration is None and prepared.kspace.shape[1] > 1:
+            raise ReconstructionError(
+                f"{prepared.kspace.shape[1]} coils, but no {FEWEST_CALIBRATION_LINES} adjacent lines around the centre "
+                "of k-space to estimate their maps from, without which the image has no phase"
+            )
         started = self._clock()
         maps = None
         if self._combine == "sensitivity" and prepared.calibration is not None:
             maps = estimate_maps(prepared.calibration, _grid(prepared.kspace))
+        elif self._needs_phase:
+            maps = torch.ones((1, *_grid(prepared.kspace)), dtype=torch.complex64, device=prepared.kspace.device)
         mapped = self._clock()
         weights = density_weights(prepared.counts)
         coils = to_image(prepared.kspace * weights[:, None, :, :, None], (-3, -2, -1))

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.frame import Group
+from pipelines.image_group import ImageGroup
 from pipelines.mrd import Image
 
 
@@ -22,14 +23,14 @@ class Job:
         session: session id, for logs and provenance.
         pipeline: name in the registry.
         parameters: parameters as given by the peer, already checked by `PipelineEntry.parse`.
-        group: the data; its slots stay taken until the job has ended.
+        group: the data, readouts or images; its slots stay taken until the job has ended.
         provenance: image attributes to put on every image (product, version, session).
     """
 
     session: str
     pipeline: str
     parameters: Mapping[str, object]
-    group: Group
+    group: Group | ImageGroup
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
 
 

@@ -1,6 +1,6 @@
-"""Arrays on the heap that come with one job after another, above all the noise scan: put into shared memory once.
+"""Large arrays on the heap that come with one job after another: put into shared memory once.
 
-Sending 16 MiB of noise readouts with every slice cost 3 to 6 ms a job. An array is shared at its second job, because
+Sending 16 MiB with every slice cost 3 to 6 ms a job. An array is shared at its second job, because
 most arrays have only one, and until it is garbage. It is made read-only then, so that the copy cannot become a
 different one.
 """

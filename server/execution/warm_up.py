@@ -7,13 +7,30 @@ from typing import Final
 import numpy as np
 
 from pipelines.assembly.frame import Completion, Group, GroupKey
-from pipelines.mrd import ACQUISITION_HEADER
+from pipelines.image_group import ImageGroup
+from pipelines.mrd import ACQUISITION_HEADER, IMAGE_HEADER, Image, ImageDataType, ImageType
+from pipelines.registry import pipelines
 from pipelines.scan_header import CalibrationMode, Encoding, Limit, ScanHeader, Space
 
 _N: Final = 64
 _COILS: Final = 4
 _CALIBRATION_LINES: Final = 24
 _NOISE: Final = 0.01
+
+
+def tiny_work(pipeline: str) -> Group | ImageGroup:
+    """Something small that a pipeline takes: readouts, or an image."""
+    entry = pipelines().get(pipeline)
+    return tiny_image_group() if entry is not None and entry.takes_images else tiny_group()
+
+
+def tiny_image_group() -> ImageGroup:
+    """A magnitude image of 64 x 64."""
+    header = np.zeros((), IMAGE_HEADER)
+    header["version"], header["data_type"], header["image_type"] = 1, ImageDataType.FLOAT, ImageType.MAGNITUDE
+    header["matrix_size"], header["channels"], header["field_of_view"] = (_N, _N, 1), 1, (256.0, 256.0, 5.0)
+    pixels = np.random.default_rng(0).normal(100, 5, (1, 1, _N, _N)).astype(np.float32)
+    return ImageGroup((Image(header, pixels),))
 
 
 def tiny_group() -> Group:

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 
 from pipelines.assembly.frame import Group
+from pipelines.image_group import ImageGroup
 from pipelines.mrd import Image
 from server.execution.encoding import JOB_HEAD, PIXEL_TYPES, Buffers, Reply, SlotViews, decode_job, encode_reply
 from server.execution.executor import Job, JobResult
 from server.execution.failure import encode_failure
-from server.execution.warm_up import tiny_group
+from server.execution.warm_up import tiny_work
 from server.execution.worker_settings import PIPELINE, WorkerSettings
 
 _MOST_PIPELINES = 8
@@ -54,7 +55,7 @@ class Output(Protocol):
 class LoadedPipeline(Protocol):
     """A pipeline ready for any number of groups. It must keep no view of a group's arrays."""
 
-    def __call__(self, group: Group, provenance: Mapping[str, str]) -> Output:
+    def __call__(self, group: Group | ImageGroup, provenance: Mapping[str, str]) -> Output:
         """Reconstruct a group."""
         ...
 
@@ -96,7 +97,7 @@ class Runner:
 
     def warm(self, name: str, parameters: Mapping[str, object]) -> None:
         """Load a pipeline and run it on a small phantom, so that the first scan pays for neither."""
-        self._load(name, parameters)(tiny_group(), {})
+        self._load(name, parameters)(tiny_work(name), {})
 
     def _load(self, name: str, parameters: Mapping[str, object]) -> LoadedPipeline:
         key = (name, repr(sorted(parameters.items())))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-PIPELINE: Final = "pipelines.pipeline:Pipeline"
+PIPELINE: Final = "pipelines.loading:load"
 """What makes a pipeline: `module:attribute` of a callable `(name, parameters, device)`; imported only in workers."""
 
 

@@ -17,14 +17,16 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pipelines.mrd import WAVEFORM_HEADER, Waveform
+from pipelines.mrd import WAVEFORM_HEADER, Meta, Waveform
 from server.errors import LimitError, ProtocolError
 from server.wire import images, readouts
+from server.wire.attributes import read_attributes, write_attributes
 from server.wire.messages import (
     Buffers,
     Close,
     ConfigFile,
     ConfigText,
+    DependencyAnswer,
     Event,
     Header,
     MessageId,
@@ -178,6 +180,10 @@ LAYOUTS: Final[dict[int, Layout]] = {
         10, _counted("an ERROR", 2, _U64, "text_bytes"),
         lambda data, start, size: PeerError(_lenient(data[start + 10 : start + size])),
     ),
+    MessageId.DEPENDENCY_QUERY: Layout(
+        10, _counted("a DEPENDENCY_QUERY", 2, _U64, "attribute_bytes"),
+        lambda data, start, size: DependencyAnswer(read_attributes(bytes(data[start + 10 : start + size]))),
+    ),
     MessageId.ACQUISITION: Layout(
         readouts.FIXED_BYTES, readouts.readout_size,
         lambda data, start, size: readouts.decode_run(data, start, start + size, size, WireLimits()),
@@ -236,6 +242,12 @@ def encode_error(text: str) -> Buffers:
     """Id 8: its length is a u64, unlike that of TEXT."""
     body = _encoded(text, "an ERROR")
     return [_U16.pack(MessageId.ERROR) + _U64.pack(len(body)) + body]
+
+
+def encode_dependency(meta: Meta) -> Buffers:
+    """Id 1019. With a NUL at the end, which Gadgetron counts: its client takes the body for a C string."""
+    body = write_attributes(meta) + b"\0"
+    return [_U16.pack(MessageId.DEPENDENCY_QUERY) + _U64.pack(len(body)) + body]
 
 
 def encode_close() -> Buffers:

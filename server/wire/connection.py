@@ -12,7 +12,8 @@ Rules
  3. In DATA come readouts (1008), waveforms (1026) and images (1022: image sessions), in any mixture; before it, none.
  4. TEXT (5) may come in every open state, also before the configuration, and is never taken for one.
  5. QUERY (6) may come in every open state of requests, and never as a reply.
- 6. RESPONSE (7) is a reply only. Replies have one open state, REPLY: 4, 5, 7, 8, 1008, 1022 and 1026 in any order.
+ 6. RESPONSE (7) and DEPENDENCY_QUERY (1019) are replies only. Replies have one open state, REPLY: 4, 5, 7, 8, 1008,
+    1019, 1022 and 1026 in any order.
  7. ERROR (8) may come in every open state of both directions and leads nowhere: CLOSE follows.
  8. CLOSE (4) may come in every open state, also before the configuration or the header, and leads to CLOSED.
  9. In CLOSED nothing may be sent; what is received is drained: counted as read, never looked at.
@@ -33,7 +34,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
-from pipelines.mrd import Acquisitions, Image, Waveform
+from pipelines.mrd import Acquisitions, Image, Meta, Waveform
 from server.errors import ProtocolError
 from server.wire import codec, images, readouts
 from server.wire.buffer import ReceiveBuffer
@@ -82,6 +83,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[int, State]]] = MappingProxyType(
             **_data(State.REPLY),
             MessageId.TEXT: State.REPLY,
             MessageId.RESPONSE: State.REPLY,
+            MessageId.DEPENDENCY_QUERY: State.REPLY,
             MessageId.ERROR: State.REPLY,
             MessageId.CLOSE: State.CLOSED,
         },
@@ -260,6 +262,10 @@ class Connection:
         """Answer a query (id 7)."""
         return self._send(MessageId.RESPONSE, codec.encode_response(correlation, text))
 
+    def dependency(self, meta: Meta) -> Buffers:
+        """Say whether the data that a scan depends on are there (id 1019)."""
+        return self._send(MessageId.DEPENDENCY_QUERY, codec.encode_dependency(meta))
+
     def error(self, text: str) -> Buffers:
         """Report a failure to a Gadgetron parent (id 8); MRD clients and scanners do not know it and want TEXT."""
         return self._send(MessageId.ERROR, codec.encode_error(text))
@@ -286,8 +292,8 @@ def _refused(message_id: int, state: State, who: str, *, is_first: bool) -> Prot
         return ProtocolError(f"{who} {name} after the end")
     if state is State.REPLY:
         return ProtocolError(f"{who} {name} as a reply; only a client says that", kind="bad_id")
-    if message_id == MessageId.RESPONSE:
-        return ProtocolError(f"{who} RESPONSE as a request; only a server says that", kind="bad_id")
+    if message_id in (MessageId.RESPONSE, MessageId.DEPENDENCY_QUERY):
+        return ProtocolError(f"{who} {name} as a request; only a server says that", kind="bad_id")
     if message_id in (MessageId.CONFIG_FILE, MessageId.CONFIG_TEXT):
         return ProtocolError(f"{who} a second configuration ({name}); only one is allowed")
     if message_id == MessageId.HEADER:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Final
 
-from pipelines.mrd import Acquisitions, Image, Waveform
+from pipelines.mrd import Acquisitions, Image, Meta, Waveform
 
 Buffers = list[bytes | memoryview]
 """The parts of one gathered write, in order. They may be views of what the caller passed in: leave that until
@@ -29,6 +29,7 @@ class MessageId(IntEnum):
     RESPONSE = 7
     ERROR = 8
     ACQUISITION = 1008
+    DEPENDENCY_QUERY = 1019
     IMAGE = 1022
     WAVEFORM = 1026
 
@@ -51,7 +52,6 @@ UNSUPPORTED_NAMES: Final = {
     1016: "old float image",
     1017: "old ushort image",
     1018: "DICOM with name",
-    1019: "dependency query",
     1020: "old short image",
     1021: "old short image",
     1023: "ReconData",
@@ -79,7 +79,7 @@ class WireLimits:
         trajectory_dimensions: dimensions of a readout's trajectory.
         acquisition_bytes: samples and trajectory of a readout.
         image_pixels: pixels of an image, all channels together.
-        attribute_bytes: attribute XML of an image.
+        attribute_bytes: attribute XML of an image or a dependency.
         run_readouts: readouts delivered in one event, so that one event never takes long to handle.
     """
 
@@ -167,6 +167,13 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
+class DependencyAnswer:
+    """Id 1019: whether the data that a scan depends on are there, as attributes; Gadgetron answers noise queries so."""
+
+    meta: Meta
+
+
+@dataclass(frozen=True, slots=True)
 class PeerError:
     """Id 8: the peer failed; it says CLOSE next."""
 
@@ -174,6 +181,7 @@ class PeerError:
 
 
 Event = (
-    ConfigFile | ConfigText | Header | Close | Text | Query | Response | PeerError | Acquisitions | Waveform | Image
+    ConfigFile | ConfigText | Header | Close | Text | Query | Response | DependencyAnswer | PeerError | Acquisitions
+    | Waveform | Image
 )  # fmt: skip
 """What the bytes of a peer become."""

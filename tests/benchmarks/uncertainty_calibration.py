@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from pipelines.assembly.assembler import Assembler
 from pipelines.assembly.buffer import HeapSlots
-from pipelines.assembly.frame import Group, Grouping, NoiseScan
+from pipelines.assembly.frame import Group, Grouping, NoiseCovariance
 from pipelines.phantom import draw_noise, noise_covariance
 from pipelines.pipeline import Pipeline
 from pipelines.scan_header import parse_scan_header
@@ -85,7 +85,9 @@ def noisy(group: Group, protocol: Protocol, covariance: NDArray[np.complex128], 
     kspace = group.kspace + noise * (group.counts > 0)[:, None, :, :, None]
     scale = protocol.noise_bandwidth * protocol.dwell_us / protocol.noise_dwell_us
     samples = draw_noise(covariance * scale, (64, 256), rng)
-    return replace(group, kspace=kspace.astype(np.complex64), noise=NoiseScan(samples, protocol.noise_dwell_us))
+    return replace(
+        group, kspace=kspace.astype(np.complex64), noise=NoiseCovariance.of(samples, protocol.noise_dwell_us)
+    )
 
 
 def measure(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.assembly.frame import Completion, Group, GroupKey, NoiseScan
+from pipelines.assembly.frame import Completion, Group, GroupKey, NoiseCovariance
 from pipelines.mrd import ACQUISITION_HEADER
 from pipelines.scan_header import Encoding, Limit, ScanHeader, Space
 
@@ -37,7 +37,7 @@ def make_group(rng: np.random.Generator) -> MakeGroup:
         kspace: np.ndarray[Any, Any] | None = None,
         *,
         counts: np.ndarray[Any, Any] | None = None,
-        noise: NoiseScan | None = None,
+        noise: NoiseCovariance | None = None,
         recon: Space | None = None,
         **changes: Any,
     ) -> Group:

@@ -6,22 +6,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.assembly.frame import NoiseSource
 from pipelines.emission import (
     MAGNITUDE_SERIES,
     UNCERTAINTY_SERIES,
     Emission,
-    SeriesScaler,
     emit,
     image_index,
 )
-from pipelines.errors import ReconstructionError
-from pipelines.mrd import ACQUISITION_HEADER, IMAGE_HEADER, Image, ImageDataType, ImageType
+from pipelines.mrd import ACQUISITION_HEADER, ImageDataType, ImageType
+from pipelines.parts import Part
 from pipelines.scan_header import Encoding, Limit, Space
 
 KNOWN = Emission(
     kind="noise",
     calibration="analytic",
-    noise_is_measured=True,
+    noise=NoiseSource.MEASURED,
     pipeline="sense",
     parameters_digest="ab12",
     details={"ReconIterations": "12"},
@@ -43,11 +43,24 @@ def acquisition(**counters: int):
     return header
 
 
-def picture(values, series=MAGNITUDE_SERIES):
-    header = np.zeros((), IMAGE_HEADER)
-    header["image_series_index"] = series
-    header["data_type"] = ImageDataType.FLOAT
-    return Image(header, np.asarray(values, np.float32).reshape(1, 1, 1, -1))
+def test_each_part_asked_for_is_a_series_of_its_own_before_the_uncertainty(make_group):
+    rng = np.random.default_rng(1)
+    pixels = (rng.standard_normal((1, 1, 16, 16)) + 1j * rng.standard_normal((1, 1, 16, 16))).astype(np.complex64)
+    parts = (Part.MAGNITUDE, Part.PHASE, Part.REAL, Part.IMAGINARY, Part.COMPLEX)
+
+    images, _ = emit(make_group(), pixels, np.ones((1, 1, 16, 16), np.float32), replace(KNOWN, parts=parts))
+
+    by_type = {ImageType(int(image.header["image_type"])): image for image in images[:5]}
+    assert [int(image.header["image_series_index"]) for image in images] == [1, 3001, 1001, 2001, 4001, 2]
+    assert len({image.meta["SequenceDescriptionAdditional"][0] for image in images}) == 6
+    magnitude, phase = by_type[ImageType.MAGNITUDE].pixels, by_type[ImageType.PHASE].pixels
+    np.testing.assert_allclose(magnitude * np.exp(1j * phase), pixels, rtol=1e-5, atol=1e-6)
+    whole = by_type[ImageType.REAL].pixels + 1j * by_type[ImageType.IMAG].pixels
+    np.testing.assert_array_equal(whole, pixels)
+    np.testing.assert_array_equal(by_type[ImageType.COMPLEX].pixels, pixels)
+    assert by_type[ImageType.PHASE].meta["DataRole"] == ["Phase"]
+    for image in images:
+        assert image.pixels.dtype == ImageDataType(int(image.header["data_type"])).dtype
 
 
 def test_each_frame_gives_a_magnitude_and_then_its_uncertainty(make_group):
@@ -150,7 +163,7 @@ def test_meta_says_what_is_missing_and_guessed(make_group):
     counts[0, 0, 10:] = 0
     group = make_group(counts=counts, is_complete=False, expected_lines=16)
 
-    (magnitude, _), _ = emitted(group, replace(KNOWN, noise_is_measured=False, provenance={}))
+    (magnitude, _), _ = emitted(group, replace(KNOWN, noise=NoiseSource.ESTIMATED, provenance={}))
 
     assert magnitude.meta["Incomplete"] == ["10 of 16 lines"]
     assert magnitude.meta["ReconNoise"] == ["estimated"]
@@ -231,97 +244,3 @@ def test_numbers_beyond_sixteen_bits_start_again_and_never_are_zero():
     assert warnings == []
     assert image_index(acquisition(slice=5, repetition=6553), encoding, warnings) == 1
     assert "65535" in warnings[0]
-
-
-def test_a_deviation_beyond_what_a_float_can_hold_stays_finite():
-    scaler = SeriesScaler(12)
-    scaler(picture([1e-38]))
-
-    assert np.isfinite(scaler(picture([1e30], UNCERTAINTY_SERIES)).pixels).all()
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    values=st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=20),
-    later=st.lists(st.floats(-10, 1e9, width=32), min_size=1, max_size=20),
-    bits=st.integers(8, 16),
-)
-def test_scaled_pixels_are_monotone_share_one_scale_and_never_wrap(values, later, bits):
-    scaler = SeriesScaler(bits)
-
-    first, second = scaler(picture(values)), scaler(picture(later))
-
-    for original, scaled in ((values, first), (later, second)):
-        stored = scaled.pixels.ravel()
-        assert stored.dtype == np.uint16
-        assert int(stored.max()) <= 2**bits - 1
-        assert (np.diff(stored[np.argsort(original, kind="stable")].astype(int)) >= 0).all()
-    if max(values) > 0:
-        assert first.meta["GADGETRON_ScaleRatio"] == second.meta["GADGETRON_ScaleRatio"]
-        scale = float(first.meta["GADGETRON_ScaleRatio"][0])
-        with np.errstate(over="ignore"):
-            assert scaler.clipped == int((np.float32(scale) * np.float32(later) > 2**bits - 0.5).sum())
-
-
-def test_first_image_leaves_headroom_and_rescaling_brings_its_values_back():
-    scaler = SeriesScaler(12, headroom=4.0)
-
-    image = scaler(picture([0, 50, 200]))
-
-    stored = image.pixels.ravel()
-    assert stored.tolist() == [0, 256, 1024]
-    slope = float(image.meta["RescaleSlope"][0])
-    np.testing.assert_allclose(stored * slope, [0, 50, 200], atol=slope / 2 + 1e-6)
-    assert int(image.header["data_type"]) == ImageDataType.USHORT
-    assert image.meta["RescaleIntercept"] == ["0"]
-
-
-def test_uncertainty_is_stored_in_the_units_of_the_stored_magnitude():
-    scaler = SeriesScaler(16)
-    magnitude = scaler(picture([10, 20, 40]))
-
-    deviation = scaler(picture([1, 2, 4], UNCERTAINTY_SERIES))
-
-    assert deviation.pixels.dtype == np.float32
-    np.testing.assert_allclose(deviation.pixels * 10, magnitude.pixels, rtol=1e-3)
-    assert deviation.meta["RescaleSlope"] == magnitude.meta["RescaleSlope"]
-    assert int(deviation.header["data_type"]) == ImageDataType.FLOAT
-
-
-def test_clipping_is_counted_and_reported_once():
-    scaler = SeriesScaler(12, headroom=1.0)
-    scaler(picture([100]))
-    scaler(picture([50, 101, 1e9]))
-
-    assert scaler.clipped == 2
-    assert "2 pixels" in scaler.take_warnings()[0]
-    assert scaler.take_warnings() == []
-
-
-def test_a_black_first_image_does_not_choose_the_scale():
-    scaler = SeriesScaler(12)
-
-    black = scaler(picture([0, 0]))
-    image = scaler(picture([0, 7]))
-
-    assert "RescaleSlope" not in black.meta
-    assert image.pixels.ravel().tolist() == [0, 1024]
-
-
-def test_a_window_in_whole_numbers_is_given_in_rescaled_units_or_not_at_all():
-    wide, narrow = SeriesScaler(12), SeriesScaler(12)
-
-    assert wide(picture([0, 301])).meta["WindowWidth"] == ["301"]
-    assert "WindowWidth" not in narrow(picture([0, 3])).meta
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_pixels_that_are_not_finite_are_refused(value):
-    with pytest.raises(ReconstructionError, match="not finite"):
-        SeriesScaler()(picture([1, value]))
-
-
-@pytest.mark.parametrize(("bits", "headroom"), [(0, 2), (17, 2), (12, 0.5)])
-def test_impossible_ranges_are_refused(bits, headroom):
-    with pytest.raises(ValueError, match="bits"):
-        SeriesScaler(bits, headroom=headroom)

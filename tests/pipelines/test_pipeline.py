@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.assembly.frame import NoiseScan
+from pipelines.assembly.frame import NoiseCovariance
 from pipelines.errors import BudgetError, ParameterError, ReconstructionError, UnknownPipelineError
 from pipelines.phantom import birdcage_coils, head_phantom
 from pipelines.pipeline import Pipeline
+from pipelines.preprocess.noise import estimate_noise_model
 from pipelines.recon.reconstruction import Reconstructed
 from pipelines.scan_header import Space
 
@@ -27,7 +28,7 @@ def scan(rng, acceleration=1):
     # Both dwell times and the bandwidth of the fixture: 5 us, 20 us, 0.8.
     samples = complex_normal(rng, 64, 8, 64) * NOISE_STD * np.sqrt(0.8 * 5 / 20)
     noisy = kspace + NOISE_STD * complex_normal(rng, 8, N, 2 * N)
-    return noisy[None, :, None].astype(np.complex64), counts, NoiseScan(samples.astype(np.complex64), 20.0)
+    return noisy[None, :, None].astype(np.complex64), counts, NoiseCovariance.of(samples.astype(np.complex64), 20.0)
 
 
 def complex_normal(rng, *shape):
@@ -148,10 +149,29 @@ def test_equations_without_a_solution_are_a_coded_error(make_group, rng, monkeyp
         pipeline(make_scan(make_group, rng), {})
 
 
+@pytest.mark.parametrize("name", ["zero_filled", "sense"])
+def test_data_whitened_elsewhere_have_the_uncertainty_of_their_given_noise_level(make_group, rng, name):
+    group = make_scan(make_group, rng)
+    model, _ = estimate_noise_model(group.noise, 8, group.scan.noise_bandwidth)
+    # As Gadgetron's NoiseAdjust does: unit deviation in each of the real and imaginary part.
+    factor = np.sqrt(2) * model.scale(float(group.headers["sample_time_us"][0]))
+    white = np.einsum("dc,fczyx->fdzyx", model.whitening * factor, group.kspace).astype(np.complex64)
+    elsewhere = replace(group, kspace=white, noise=None)
+
+    ours = Pipeline(name, {}, "cpu")(group, {})
+    theirs = Pipeline(name, {"noise_level": "1.41421356"}, "cpu")(elsewhere, {})
+
+    scale = factor  # images are in the units of the k-space that came
+    for mine, other in zip(ours.images, theirs.images, strict=True):
+        np.testing.assert_allclose(other.pixels / scale, mine.pixels, rtol=2e-3, atol=1e-3 * mine.pixels.max())
+    assert theirs.images[0].meta["ReconNoise"] == ["given"]
+    assert theirs.warnings == ()
+
+
 def test_warnings_of_preparation_and_emission_arrive_once(make_group, rng):
     group = make_scan(make_group, rng)
     group.headers["read_dir"] = 0
-    group.noise.samples[:, 3] = 0
+    group.noise.sums[3] = group.noise.sums[:, 3] = 0
 
     warnings = Pipeline("zero_filled", {}, "cpu")(group, {}).warnings
 
@@ -172,3 +192,31 @@ def test_unknown_names_and_parameters_are_refused():
         Pipeline("os", {}, "cpu")
     with pytest.raises(ParameterError, match="nonsense"):
         Pipeline("sense", {"nonsense": 1}, "cpu")
+
+
+@pytest.mark.parametrize("name", ["zero_filled", "sense"])
+def test_phase_and_complex_images_agree_with_the_magnitude(make_group, rng, name):
+    parameters = {"parts": "magnitude, phase,complex"} | ({"combine": "sensitivity"} if name == "zero_filled" else {})
+
+    output = Pipeline(name, parameters, "cpu")(make_scan(make_group, rng), {})
+
+    magnitude, phase, whole, deviation = (image.pixels for image in output.images)
+    np.testing.assert_allclose(magnitude, np.abs(whole), rtol=1e-5)
+    np.testing.assert_allclose(np.angle(whole), phase, atol=1e-5)
+    assert np.unique(phase).size > 100
+    assert deviation.shape == magnitude.shape
+
+
+def test_a_root_sum_of_squares_is_not_asked_for_a_phase():
+    with pytest.raises(ParameterError, match="no phase"):
+        Pipeline("zero_filled", {"parts": "phase"}, "cpu")
+
+
+def test_no_phase_is_made_up_without_calibration_lines(make_group, rng):
+    kspace, _, _ = scan(rng)
+    counts = np.zeros((1, 1, N), np.float32)
+    counts[0, 0, ::4] = 1
+    pipeline = Pipeline("zero_filled", {"parts": "phase", "combine": "sensitivity"}, "cpu")
+
+    with pytest.raises(ReconstructionError, match="8 coils, but no"):
+        pipeline(make_group(kspace, counts=counts), {})

@@ -79,6 +79,13 @@ def agrees_with_schema_classes(parsed: ScanHeader, xml: bytes) -> None:
     assert parsed.noise_bandwidth == (DEFAULT_NOISE_BANDWIDTH if bandwidth is None else bandwidth)
     assert parsed.protocol_name == ((measurement.protocolName if measurement else None) or "")
     assert parsed.measurement_id == ((measurement.measurementID if measurement else None) or "")
+    assert [(each.kind, each.measurement_id) for each in parsed.dependencies] == [
+        (each.dependencyType.lower(), each.measurementID)
+        for each in (measurement.measurementDependency if measurement else [])
+    ]
+    assert [(each.number, each.name) for each in parsed.coil_labels] == [
+        (each.coilNumber, each.coilName) for each in (system.coilLabel if system else [])
+    ]
     assert parsed.echo_times_ms == tuple(oracle.sequenceParameters.TE if oracle.sequenceParameters else ())
 
 
@@ -93,6 +100,8 @@ def test_header_of_a_real_scanner_parses_as_ismrmrd_python_does():
     assert parsed.encodings[0].limits["kspace_encode_step_1"] == Limit(0, 105, 54)
     assert parsed.encodings[0].acceleration == (3, 1)
     assert parsed.encodings[0].calibration_mode is CalibrationMode.EMBEDDED
+    assert [each.kind for each in parsed.dependencies] == ["senmap", "noise"]
+    assert len(parsed.coil_labels) == 14
 
 
 sizes = st.integers(1, 512)

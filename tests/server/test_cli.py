@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -83,3 +84,14 @@ def test_an_error_is_one_sentence_with_one_full_stop(capsys: pytest.CaptureFixtu
         capsys.readouterr().err
         == "echotrain: server_error: the server reported: ERROR busy: try again. Nothing came.\n"
     )
+
+
+def test_the_server_s_numpy_works_in_one_thread() -> None:
+    script = (
+        "import os, sys\nfrom server.cli import run_command\nassert 'numpy' not in sys.modules\n"
+        "try: run_command('serve', ['--help'])\nexcept SystemExit: pass\n"
+        "print(os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.rstrip().endswith("1")

@@ -78,6 +78,27 @@ def test_fires_second_json_keeps_what_it_does_not_say() -> None:
     assert other.entry is registry.find("zero_filled")
 
 
+@pytest.mark.parametrize(
+    "properties",
+    [
+        "<property><name>iterations</name><value>9</value></property>"
+        "<property><name>image_series</name><value>1</value></property>",
+        '<property name="iterations" value="9"/><property name="image_series" value="1"/>',
+    ],
+)
+def test_properties_of_a_gadget_are_parameters_in_both_dialects(properties: str) -> None:
+    text = XML.format("GenericReconCartesianGrappaGadget").replace("</gadget>", properties + "</gadget>")
+    selection = select(text, SETTINGS)
+    assert selection.parameters["iterations"] == 9
+    assert "image_series" in selection.warnings[0]
+
+
+def test_a_wrong_property_of_a_gadget_is_refused_with_what_is_allowed() -> None:
+    wrong = '<property name="iterations" value="none"/></gadget>'
+    with pytest.raises(PipelineError, match="expected a whole number, at least 1, at most 500; 'none' came"):
+        select(XML.format("sense").replace("</gadget>", wrong), SETTINGS)
+
+
 def test_other_keys_beside_the_parameters_are_reported() -> None:
     (warning,) = select('{"pipeline": "sense", "colour": 1}', SETTINGS).warnings
     assert "colour" in warning

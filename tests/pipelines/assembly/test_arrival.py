@@ -149,6 +149,16 @@ def test_cine_frames_of_unequal_length_count_their_rows(streams: Streams):
     np.testing.assert_array_equal(group.kspace[2, :, 0, 2], readouts[-1].complex_samples()[0])
 
 
+def test_dwell_times_are_told_row_by_row_where_they_differ(streams: Streams):
+    limits = {"phase": (0, 1, 0)}
+    dwells = [[5.0, 5.0, 5.0], [5.0, 5.0, 7.0, 5.0, 0.0]]
+    readouts = [
+        r for p, row in enumerate(dwells) for n, d in enumerate(row) for r in spokes(streams, [n], phase=p, dwell=d)
+    ]
+    (group,), _ = streams.assemble(scan(streams, n=None, limits=limits), readouts, grouping=Grouping.CINE)
+    assert group.dwell_us.tolist() == [[[5, 5, 5, 0, 0]], [[5, 5, 7, 5, 0]]]
+
+
 def test_more_readouts_of_a_frame_than_announced_are_counted_not_written(streams: Streams):
     limits = {"phase": (0, 1, 0)}
     readouts = [*spokes(streams, [*range(8), 0, 1], phase=0), *spokes(streams, phase=1)]
@@ -303,7 +313,7 @@ def test_other_readouts_go_the_ways_they_go_in_a_cartesian_scan(streams: Streams
     readouts = [*noise, *spokes(streams, range(4)), *aside, *apart, *spokes(streams, range(4, 8))]
     (group,), assembler = streams.assemble(scan(streams), readouts)
     assert group.kspace.shape[3] == 8
-    assert group.noise.samples.shape == (2, 2, 9)
+    assert (group.noise.n_coils, group.noise.n_samples) == (2, 18)
     fates = assembler.counts
     assert (fates["noise"], fates["kept_out"], fates["imaging"]) == (2, 3, 8)
     assert any("on no grid" in text for text in assembler.take_warnings())

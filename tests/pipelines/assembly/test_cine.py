@@ -182,6 +182,21 @@ def test_flag_on_one_phase_says_nothing_about_another_that_was_cut_short(streams
     assert (group.is_complete, group.expected_lines) == (False, 6 + 16)
 
 
+def test_dwell_times_are_told_line_by_line_where_a_frame_mixes_them(streams: Streams):
+    scan = streams.scan(limits={"phase": (0, 1, 0)})
+    readouts = [
+        streams.readout(n, phase=p, dwell=10.0 if (p, n) == (1, 3) else 5.0) for p in range(2) for n in range(8)
+    ]
+    (group,) = assemble(streams, scan, readouts)
+    expected = np.full((2, 1, 8), 5.0)
+    expected[1, 0, 3] = 10.0
+    np.testing.assert_array_equal(group.dwell_us, expected)
+    alike = [streams.readout(n, phase=p, dwell=5.0 + p) for p in range(2) for n in range(8)]
+    (group,) = assemble(streams, scan, alike)
+    assert group.dwell_us is None
+    assert group.headers["sample_time_us"].tolist() == [5.0, 6.0]
+
+
 def test_scan_that_is_stopped_keeps_the_frames_that_came(streams: Streams):
     scan = streams.scan(limits={"repetition": (0, 99, 0)})
     readouts = [streams.readout(line, repetition=n) for n in range(5) for line in range(N_LINES)]

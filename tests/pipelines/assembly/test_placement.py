@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from pipelines.assembly.assembler import Assembler
-from pipelines.assembly.frame import Grouping
+from pipelines.assembly.frame import Grouping, NoiseCovariance, NoiseSource
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.errors import AssemblyError, BudgetError, PipelineError
 from pipelines.mrd import WAVEFORM_HEADER, AcquisitionFlag, Acquisitions, Waveform
@@ -143,10 +144,60 @@ def test_noise_readouts_are_collected_with_their_dwell_up_to_the_limit(streams: 
     limits = AssemblyLimits(max_noise_bytes=3 * 2 * 9 * 8)
     (group,), assembler = streams.assemble(streams.scan(), [noise[0], *odd, *noise[1:], *image], limits=limits)
     assert group.noise.sample_time_us == 20.0
-    expected = np.concatenate([readout.complex_samples() for readout in noise[:3]])
-    np.testing.assert_array_equal(group.noise.samples, expected)
+    samples = np.concatenate([readout.complex_samples()[0] for readout in noise[:3]], axis=1).astype(np.complex128)
+    np.testing.assert_array_equal(group.noise.sums, samples @ samples.conj().T)
+    assert group.noise.n_samples == 3 * 9
     fates = assembler.counts
     assert (fates["noise"], fates["noise_unused"], fates["not_finite"]) == (3, 3, 1)
+
+
+def test_noise_is_counted_and_not_summed_where_its_covariance_would_be_too_large(streams: Streams):
+    noise = streams.readout(0, F.IS_NOISE_MEASUREMENT, samples=1, coils=20, center=0)
+    image = [streams.readout(n, coils=20) for n in range(8)]
+    limits = AssemblyLimits(max_noise_bytes=20 * 20 * 16 - 1)
+    (group,), assembler = streams.assemble(streams.scan(), [noise, *image], limits=limits)
+    assert (group.noise, assembler.counts["noise_unused"], assembler.noise) == (None, 1, None)
+
+
+def given_noise(coils: int) -> NoiseCovariance:
+    return replace(NoiseCovariance.of(np.ones((1, coils, 20), np.complex64), 5.0), source=NoiseSource.DEPENDENCY)
+
+
+@pytest.mark.parametrize("has_own", [False, True])
+def test_noise_of_an_earlier_scan_is_for_scans_without_their_own(streams: Streams, has_own: bool):
+    own = [streams.readout(0, F.IS_NOISE_MEASUREMENT, samples=9, center=0)]
+    readouts = [*(own if has_own else []), *(streams.readout(n) for n in range(8))]
+    assembler = Assembler(streams.scan(), Grouping.SLICE, streams.Slots(), noise=given_noise(2))
+    (group,) = [group for batch in streams.batches(readouts) for group in assembler.add(batch)]
+    assert group.noise.source is (NoiseSource.MEASURED if has_own else NoiseSource.DEPENDENCY)
+    assert (assembler.noise is not None) == has_own
+    assert assembler.take_warnings() == []
+
+
+def test_noise_of_an_earlier_scan_with_other_coils_is_not_used(streams: Streams):
+    assembler = Assembler(streams.scan(), Grouping.SLICE, streams.Slots(), noise=given_noise(3))
+    (group,) = [
+        group for batch in streams.batches([streams.readout(n) for n in range(8)]) for group in assembler.add(batch)
+    ]
+    assert group.noise is None
+    (warning,) = assembler.take_warnings()
+    assert "3 coils" in warning
+
+
+@pytest.mark.parametrize("cuts", [(), range(20), (3,)])
+def test_dwell_times_of_lines_are_handed_on_where_they_differ(streams: Streams, cuts: Any):
+    first = [streams.readout(n, dwell=5.0) for n in range(8)]
+    again = [streams.readout(n, average=1, dwell=5.0 if n < 4 else 20.0) for n in range(8)]
+    odd = [streams.readout(0, average=2, dwell=float("nan")), streams.readout(1, average=2, dwell=-1.0)]
+    scan = streams.scan(limits={"average": (0, 2, 0)})
+    (group,), _ = streams.assemble(scan, [*first, *again, *odd], cuts=cuts)
+    assert group.counts[0, 0].tolist() == [3, 3, 2, 2, 2, 2, 2, 2]
+    assert group.dwell_us[0, 0].tolist() == [0, 0, 5, 5, 8, 8, 8, 8]
+
+
+def test_dwell_times_are_not_handed_on_where_they_are_all_alike(streams: Streams):
+    (group,), _ = streams.assemble(streams.scan(), [streams.readout(n) for n in range(8)])
+    assert group.dwell_us is None
 
 
 @pytest.mark.parametrize("n_before", [0, 1])
@@ -156,7 +207,7 @@ def test_noise_after_the_first_images_does_not_change_the_units_of_the_rest(stre
 
     groups, assembler = streams.assemble(streams.scan(), [*noise[:n_before], *first, *noise[n_before:], *second])
 
-    assert [0 if group.noise is None else len(group.noise.samples) for group in groups] == [n_before, n_before]
+    assert [0 if group.noise is None else group.noise.n_samples // 9 for group in groups] == [n_before, n_before]
     assert (assembler.counts["noise"], assembler.counts["noise_unused"]) == (n_before, 3 - n_before)
     assert any("units" in text for text in assembler.take_warnings())
 
@@ -376,7 +427,7 @@ def test_nothing_of_a_batch_is_kept(streams: Streams):
     for group, other in zip(groups, others, strict=True):
         assert group.kspace.tobytes() == other.kspace.tobytes()
         assert group.headers.tobytes() == other.headers.tobytes()
-        assert group.noise.samples.tobytes() == other.noise.samples.tobytes()
+        assert group.noise.sums.tobytes() == other.noise.sums.tobytes()
         assert group.calibration.kspace.tobytes() == other.calibration.kspace.tobytes()
 
 

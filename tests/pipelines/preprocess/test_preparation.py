@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.assembly.frame import Calibration, NoiseScan
+from pipelines.assembly.frame import Calibration, NoiseCovariance, NoiseSource
 from pipelines.errors import ReconstructionError
 from pipelines.preprocess.noise import estimate_noise_model
 from pipelines.preprocess.preparation import prepare
@@ -14,6 +15,7 @@ from pipelines.preprocess.readout import remove_oversampling, split_columns
 from pipelines.registry import Parameters
 
 SIEMENS = Path("/work/shared/data/kspace/siemens_3t_phantom_14ch_r3_localonly.ismrmrd.h5")
+BANDWIDTH = 0.8
 RAW = Parameters(whiten=False)
 
 
@@ -34,7 +36,7 @@ def test_repeated_lines_are_averaged_and_the_rest_stays_zero(make_group):
 
 
 def test_the_group_is_not_changed(make_group, rng):
-    group = make_group(noise=NoiseScan(complex_normal(rng, 16, 4, 64), 20.0))
+    group = make_group(noise=NoiseCovariance.of(complex_normal(rng, 16, 4, 64), 20.0))
     before = group.kspace.copy(), group.counts.copy()
 
     prepare(group, Parameters(coil_compression=2), "cpu")
@@ -59,7 +61,7 @@ def test_noise_only_data_have_unit_noise_after_preparation(make_group, rng):
     # Variance goes with the bandwidth 1/dwell; a noise readout sees 0.8 of its band.
     image = np.einsum("ij,fjzyx->fizyx", mixing, complex_normal(rng, 1, 4, 1, 128, 128)) / np.sqrt(5.0)
     noise = mixing @ complex_normal(rng, 128, 4, 64) * np.sqrt(0.8 / 20.0)
-    group = make_group(image.astype(np.complex64), noise=NoiseScan(noise.astype(np.complex64), 20.0))
+    group = make_group(image.astype(np.complex64), noise=NoiseCovariance.of(noise.astype(np.complex64), 20.0))
 
     preparation = prepare(group, Parameters(), "cpu")
 
@@ -71,7 +73,7 @@ def test_noise_only_data_have_unit_noise_after_preparation(make_group, rng):
 
 
 def test_dwell_time_changes_the_noise_but_not_the_brightness_of_the_result(make_group, rng):
-    group = make_group(noise=NoiseScan(complex_normal(rng, 16, 4, 64), 20.0))
+    group = make_group(noise=NoiseCovariance.of(complex_normal(rng, 16, 4, 64), 20.0))
     slower = replace(group, headers=group.headers.copy())
     slower.headers["sample_time_us"] *= 4
 
@@ -106,7 +108,7 @@ def test_the_level_of_a_single_readout_is_found_in_averaged_data(make_group, rng
 
 def test_a_noise_scan_that_contradicts_the_data_is_reported(make_group, rng):
     group = make_group(
-        0.01 * complex_normal(rng, 1, 4, 1, 64, 128), noise=NoiseScan(complex_normal(rng, 64, 4, 64), 5.0)
+        0.01 * complex_normal(rng, 1, 4, 1, 64, 128), noise=NoiseCovariance.of(complex_normal(rng, 64, 4, 64), 5.0)
     )
 
     assert "times the noise" in prepare(group, Parameters(), "cpu").warnings[0]
@@ -114,7 +116,7 @@ def test_a_noise_scan_that_contradicts_the_data_is_reported(make_group, rng):
 
 def test_a_noise_scan_quieter_than_the_data_is_reported(make_group, rng):
     group = make_group(
-        100 * complex_normal(rng, 1, 4, 1, 64, 128), noise=NoiseScan(complex_normal(rng, 64, 4, 64), 5.0)
+        100 * complex_normal(rng, 1, 4, 1, 64, 128), noise=NoiseCovariance.of(complex_normal(rng, 64, 4, 64), 5.0)
     )
 
     assert "too small" in prepare(group, Parameters(), "cpu").warnings[0]
@@ -122,7 +124,9 @@ def test_a_noise_scan_quieter_than_the_data_is_reported(make_group, rng):
 
 @pytest.mark.parametrize("dwell_us", [0.0, np.nan])
 def test_image_readouts_without_a_dwell_time_are_reported(make_group, rng, dwell_us):
-    group = make_group(complex_normal(rng, 1, 4, 1, 64, 128), noise=NoiseScan(complex_normal(rng, 64, 4, 64), 5.0))
+    group = make_group(
+        complex_normal(rng, 1, 4, 1, 64, 128), noise=NoiseCovariance.of(complex_normal(rng, 64, 4, 64), 5.0)
+    )
     headers = group.headers.copy()
     headers["sample_time_us"] = dwell_us
 
@@ -158,7 +162,7 @@ def test_flagged_calibration_lines_win_over_what_happens_to_be_dense(make_group)
 
 
 def test_separate_calibration_is_averaged_and_whitened_like_the_image(make_group, rng):
-    noise = NoiseScan(complex_normal(rng, 64, 2, 64) * 3, 5.0)
+    noise = NoiseCovariance.of(complex_normal(rng, 64, 2, 64) * 3, 5.0)
     kspace = complex_normal(rng, 1, 2, 1, 32, 32)
     calibration = Calibration(2 * kspace[0, :, :, 4:28], np.full((1, 24), 2, np.float32))
     counts = np.zeros((1, 1, 32), np.float32)
@@ -232,6 +236,115 @@ def test_a_group_without_lines_is_refused(make_group):
         prepare(make_group(counts=np.zeros((1, 1, 16), np.float32)), Parameters(), "cpu")
 
 
+def test_lines_that_dwell_longer_count_like_more_readouts(make_group, rng):
+    dwell_us = np.full((1, 1, 64), 5.0, np.float32)
+    dwell_us[0, 0, ::2], dwell_us[0, 0, 5] = 20.0, 0.0
+    noise = NoiseCovariance.of(complex_normal(rng, 64, 2, 64), 5.0)
+    group = make_group(complex_normal(rng, 1, 2, 1, 64, 64), noise=noise, dwell_us=dwell_us)
+    group.headers["sample_time_us"] = 20.0
+
+    preparation = prepare(group, Parameters(), "cpu")
+
+    expected = np.where(np.arange(64) % 2 == 0, 4.0, 1.0)
+    np.testing.assert_array_equal(preparation.prepared.counts[0, 0].numpy(), expected)
+    # In units of the shortest dwell time, so that no line counts for less than one readout.
+    assert float(preparation.signal_scale[0]) == pytest.approx(1 / np.sqrt(BANDWIDTH))
+    assert any("different dwell times" in text for text in preparation.warnings)
+
+
+def test_lines_of_different_dwell_times_have_the_noise_that_their_counts_promise(make_group, rng):
+    dwell_us = np.where(np.arange(256) % 4 == 0, 15.0, 5.0).astype(np.float32)
+    kspace = complex_normal(rng, 1, 2, 1, 256, 128) / np.sqrt(dwell_us)[:, None]
+    noise = NoiseCovariance.of(complex_normal(rng, 64, 2, 256) * np.sqrt(BANDWIDTH / 20.0), 20.0)
+    group = make_group(kspace.astype(np.complex64), noise=noise, dwell_us=dwell_us[None, None])
+
+    prepared = prepare(group, Parameters(), "cpu").prepared
+
+    power = prepared.kspace[0].abs().square().mean((0, 1, 3)) * prepared.counts[0, 0] / prepared.noise_std**2
+    assert float(power[::4].mean()) == pytest.approx(1, abs=0.05)
+    assert float(power[1::4].mean()) == pytest.approx(1, abs=0.05)
+
+
+def test_a_given_noise_level_is_taken_for_measured_noise_of_white_data(make_group, rng):
+    group = make_group(1.5 * complex_normal(rng, 1, 4, 1, 64, 128))
+
+    preparation = prepare(group, Parameters(noise_level=1.5), "cpu")
+
+    assert preparation.prepared.noise_std == 1.5
+    assert preparation.prepared.noise_is_measured
+    assert preparation.noise_source is NoiseSource.GIVEN
+    assert preparation.warnings == []
+
+
+@pytest.mark.parametrize(("level", "text"), [(0.1, "15.0 times"), (15.0, "10.0 times")])
+def test_a_given_noise_level_that_the_data_contradict_is_doubted(make_group, rng, level, text):
+    group = make_group(1.5 * complex_normal(rng, 1, 4, 1, 64, 128))
+
+    (warning,) = prepare(group, Parameters(noise_level=level), "cpu").warnings
+
+    assert "noise_level" in warning
+    assert float(re.search(r"([\d.]+) times", warning)[1]) == pytest.approx(float(text.split()[0]), rel=0.1)
+
+
+def test_a_given_noise_level_wins_over_noise_readouts_and_says_so(make_group, rng):
+    kspace = complex_normal(rng, 1, 4, 1, 64, 128)
+    noise = NoiseCovariance.of(3 * complex_normal(rng, 64, 4, 64), 5.0)
+
+    preparation = prepare(make_group(kspace, noise=noise), Parameters(noise_level=1.0), "cpu")
+    plain = prepare(make_group(kspace), Parameters(whiten=False), "cpu")
+
+    torch.testing.assert_close(preparation.prepared.kspace, plain.prepared.kspace)
+    assert any("noise_level" in text for text in preparation.warnings)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "source"),
+    [
+        (Parameters(), NoiseSource.DEPENDENCY),
+        (Parameters(whiten=False), NoiseSource.ESTIMATED),
+        (Parameters(noise_level=1.0), NoiseSource.GIVEN),
+    ],
+)
+def test_it_is_known_where_the_noise_level_comes_from(make_group, rng, parameters, source):
+    noise = replace(NoiseCovariance.of(complex_normal(rng, 64, 4, 64), 5.0), source=NoiseSource.DEPENDENCY)
+
+    assert prepare(make_group(noise=noise), parameters, "cpu").noise_source is source
+
+
+@pytest.mark.localdata
+@pytest.mark.skipif(not SIEMENS.exists(), reason="the scanner's file is not here")
+def test_noise_of_a_real_scanner_whitened_has_the_identity_as_covariance(rng):
+    with h5py.File(SIEMENS) as file:
+        records = file["dataset/data"][:]
+    (noise,) = [
+        each["data"].view(np.complex64).reshape(14, -1) for each in records if int(each["head"]["flags"]) >> 18 & 1
+    ]
+    first, second = noise[None, :, :192], noise[:, 192:].astype(np.complex128)
+
+    model, _ = estimate_noise_model(NoiseCovariance.of(noise[None], 20.0), 14, 0.793)
+    half, _ = estimate_noise_model(NoiseCovariance.of(first, 20.0), 14, 0.793)
+    assert model is not None
+    assert half is not None
+
+    white = model.whitening @ noise
+    np.testing.assert_allclose(white @ white.conj().T / 383, np.eye(14), atol=1e-4)
+    # Half of the samples whitened by the other half, beside as many samples of white noise.
+    distance = _distance_from_identity(half.whitening, second)
+    drawn = []
+    for _ in range(300):
+        white = complex_normal(rng, 14, 384).astype(np.complex128)
+        own = np.linalg.inv(np.linalg.cholesky(white[:, :192] @ white[:, :192].conj().T / 191))
+        drawn.append(_distance_from_identity(own, white[:, 192:]))
+    low, middle, high = np.percentile(drawn, [0.5, 50, 99.5])
+    print(f"|C - 1| is {distance:.3f}; of white noise {middle:.3f} ({low:.3f} to {high:.3f})")
+    assert low < distance < high
+
+
+def _distance_from_identity(whitening, samples):
+    white = whitening @ samples
+    return float(np.linalg.norm(white @ white.conj().T / samples.shape[1] - np.eye(len(samples))))
+
+
 @pytest.mark.localdata
 @pytest.mark.skipif(not SIEMENS.exists(), reason="the scanner's file is not here")
 def test_noise_of_a_real_scanner_has_unit_variance_next_to_the_field_of_view():
@@ -245,7 +358,9 @@ def test_noise_of_a_real_scanner_has_unit_variance_next_to_the_field_of_view():
         float(head["sample_time_us"]) for (head, _), is_it in zip(readouts, is_noise, strict=True) if not is_it
     )
 
-    model, warnings = estimate_noise_model(NoiseScan(noise[None], float(noise_head["sample_time_us"])), 14, 0.793)
+    model, warnings = estimate_noise_model(
+        NoiseCovariance.of(noise[None], float(noise_head["sample_time_us"])), 14, 0.793
+    )
     assert model is not None
     white = torch.from_numpy((model.whitening @ lines * model.scale(dwell_us)).astype(np.complex64))
     _, margin = split_columns(white, 192)

@@ -14,7 +14,7 @@ import pytest
 from pipelines.mrd import IMAGE_HEADER, AcquisitionFlag, Acquisitions, Image, ImageDataType, flagged
 from server import cli
 from server.wire.connection import Connection, Role
-from server.wire.messages import Close, ConfigFile, ConfigText
+from server.wire.messages import Close, ConfigFile, ConfigText, Header
 
 
 @dataclass
@@ -52,6 +52,8 @@ class ScriptedServer:
     port: int = 0
     configs: list[str] = field(default_factory=list)
     readouts: int = 0
+    headers: list[bytes] = field(default_factory=list)
+    received_images: list[Image] = field(default_factory=list)
     error_text: str = ""
     says_close: bool = True
 
@@ -73,6 +75,11 @@ class ScriptedServer:
             match event:
                 case ConfigFile(name) | ConfigText(name):
                     self.configs.append(name)
+                case Header(xml):
+                    self.headers.append(xml)
+                case Image():
+                    self.received_images.append(event)
+                    slices.add(int(event.header["slice"]))
                 case Acquisitions():
                     self.readouts += len(event)
                     imaging = event.headers[~flagged(event.headers, AcquisitionFlag.IS_NOISE_MEASUREMENT)]

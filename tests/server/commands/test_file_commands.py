@@ -131,6 +131,26 @@ def test_send_saves_images_picture_and_nifti(run: Run, scan_file: Path, scripted
     assert "4 images received" in outcome.errors
 
 
+@pytest.mark.parametrize("has_header", [True, False])
+def test_send_sends_a_file_of_images_as_an_image_session(
+    run: Run, scan_file: Path, scripted: Any, tmp_path: Path, has_header: bool
+) -> None:
+    truth = tmp_path / "truth.h5"
+    if not has_header:
+        with h5py.File(truth, "r+") as file:
+            del file["dataset/xml"]
+    outcome = run("send", truth, "--port", scripted.port, "--pipeline", "pass_through", "--output",
+                  tmp_path / "images.h5")  # fmt: skip
+    assert outcome.status == 0, outcome.errors
+    assert scripted.readouts == 0
+    assert len(scripted.received_images) == 2
+    with ismrmrd.Dataset(truth, mode="r") as dataset:
+        for number, image in enumerate(scripted.received_images):
+            np.testing.assert_array_equal(image.pixels, dataset.read_image("image_1", number).data)
+    assert scripted.headers[0].startswith(b"<?xml" if has_header else b"Dummy XML header")
+    assert "4 images received" in outcome.errors
+
+
 def test_send_keeps_the_images_of_a_session_that_failed(
     run: Run, scan_file: Path, scripted: Any, tmp_path: Path
 ) -> None:

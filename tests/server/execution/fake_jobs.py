@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.assembly.buffer import SlotSource
-from pipelines.assembly.frame import Calibration, Completion, Group, GroupKey, NoiseScan
+from pipelines.assembly.frame import Calibration, Completion, Group, GroupKey, NoiseCovariance
 from pipelines.mrd import ACQUISITION_HEADER
 from pipelines.scan_header import Encoding, ScanHeader, Space
 from server.execution.executor import Job
@@ -52,7 +52,7 @@ def make_group(
     lines = extra.data.view(np.complex64).reshape(coils, z, y, x)
     lines[...] = rng.standard_normal(lines.shape)
     calibration = Calibration(lines[..., ::-1], np.ones((z, y), np.float32))
-    noise = NoiseScan(rng.standard_normal((5, coils, 100000)).astype(np.complex64), 5.0)
+    noise = NoiseCovariance.of(rng.standard_normal((5, coils, 1000)).astype(np.complex64), 5.0)
     return replace(group, calibration=calibration, noise=noise, slots=(slot, extra))
 
 

@@ -121,7 +121,7 @@ def digest(group: Group) -> str:
     if group.calibration is not None:
         arrays += [group.calibration.kspace, group.calibration.counts]
     if group.noise is not None:
-        arrays += [group.noise.samples]
+        arrays += [group.noise.sums]
     for array in arrays:
         h.update(str((array.shape, array.dtype)).encode())
         h.update(np.ascontiguousarray(array).tobytes())

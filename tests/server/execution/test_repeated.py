@@ -13,7 +13,7 @@ import pytest
 from fake_jobs import make_group, make_job
 from fake_pipeline import digest
 
-from pipelines.assembly.frame import NoiseScan
+from pipelines.assembly.frame import NoiseCovariance
 from server.execution.encoding import encode_job
 from server.execution.process_pool import ProcessExecutor
 from server.execution.repeated import RepeatedArrays
@@ -80,10 +80,10 @@ async def test_room_for_kspace_comes_first(slots: SharedSlots) -> None:
     assert [repeated.place(noise) for _ in range(3)] == [None, None, None]
 
 
-async def test_the_noise_scan_travels_once() -> None:
+async def test_the_noise_of_many_coils_travels_once() -> None:
     pool = ProcessExecutor(1, "cpu", 1, 64 * MIB, pipeline="fake_pipeline:FakePipeline")
     await pool.start()
-    noise = NoiseScan(np.random.default_rng(0).standard_normal((2, 4, MIB // 8)).astype(np.complex64), 5.0)
+    noise = NoiseCovariance.of(np.random.default_rng(0).standard_normal((1, 256, 20)).astype(np.complex64), 5.0)
     for seed in range(4):
         group = make_group(pool.slots, seed)
         with_noise = replace(group, noise=noise)
@@ -93,6 +93,6 @@ async def test_the_noise_scan_travels_once() -> None:
             buffers, _ = encode_job(make_job(with_noise), pool.slots, pool._repeated)
             assert sum(map(len, buffers)) < MIB // 10
         group.release()
-        assert pool.slots.bytes_in_use == (0 if seed == 0 else noise.samples.nbytes)
+        assert pool.slots.bytes_in_use == (0 if seed == 0 else noise.sums.nbytes)
     await pool.stop()
     assert pool.slots.bytes_in_use == 0

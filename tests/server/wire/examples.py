@@ -24,6 +24,7 @@ from server.wire.messages import (
     Close,
     ConfigFile,
     ConfigText,
+    DependencyAnswer,
     Event,
     Header,
     MessageId,
@@ -88,7 +89,12 @@ def waveforms(draw: st.DrawFn) -> Waveform:
 
 data_messages = st.one_of(acquisitions(), images(), waveforms())
 request_texts = st.one_of(st.builds(Text, words), st.builds(Query, u64, words), st.builds(PeerError, words))
-reply_texts = st.one_of(st.builds(Text, words), st.builds(Response, u64, words), st.builds(PeerError, words))
+reply_texts = st.one_of(
+    st.builds(Text, words),
+    st.builds(Response, u64, words),
+    st.builds(PeerError, words),
+    st.builds(DependencyAnswer, metas),
+)
 configs = st.one_of(st.builds(ConfigFile, names), st.builds(ConfigText, words))
 headers = st.builds(Header, st.binary(max_size=60).map(lambda xml: xml.rstrip(b"\0")))
 
@@ -107,7 +113,7 @@ replies = st.lists(st.one_of(data_messages, reply_texts), max_size=6).map(lambda
 # ---- sending and feeding
 
 
-def send(connection: Connection, event: Event) -> Buffers:
+def send(connection: Connection, event: Event) -> Buffers:  # noqa: C901 - one case for each message
     """The event through the sender it belongs to."""
     match event:
         case ConfigFile(name):
@@ -122,6 +128,8 @@ def send(connection: Connection, event: Event) -> Buffers:
             return connection.query(correlation, text)
         case Response(correlation, text):
             return connection.response(correlation, text)
+        case DependencyAnswer(meta):
+            return connection.dependency(meta)
         case PeerError(text):
             return connection.error(text)
         case Acquisitions():
@@ -231,6 +239,7 @@ MINIMAL: dict[MessageId, Event] = {
     MessageId.TEXT: Text("hello"),
     MessageId.QUERY: Query(7, "gadgetron::info"),
     MessageId.RESPONSE: Response(7, "fine"),
+    MessageId.DEPENDENCY_QUERY: DependencyAnswer({"status": ["success"]}),
     MessageId.ERROR: PeerError("no"),
     MessageId.ACQUISITION: readouts(),
     MessageId.IMAGE: image(),

@@ -13,6 +13,7 @@ from server.wire.messages import (
     Close,
     ConfigFile,
     ConfigText,
+    DependencyAnswer,
     Event,
     Header,
     MessageId,
@@ -32,6 +33,14 @@ TEXTS: dict[str, tuple[Event, str]] = {
     # id 6, reserved 0, correlation 258, length 1, "q"
     "query": (Query(258, "q"), "0600" + "00" * 8 + "0201000000000000" + "0100000000000000" "71"),
     "response": (Response(258, "0"), "0700" "0201000000000000" "0100000000000000" "30"),  # id 7, 258, 1, "0"
+    # id 1019, u64 length with the NUL that Gadgetron counts, attributes
+    "dependency": (
+        DependencyAnswer({"status": ["failed"]}),
+        "fb03" "6a00000000000000"
+        + b'<?xml version="1.0"?>\n<ismrmrdMeta>\n'.hex()
+        + b"<meta><name>status</name><value>failed</value></meta>\n</ismrmrdMeta>\n".hex()
+        + "00",
+    ),
     "error": (PeerError("no"), "0800" "0200000000000000" "6e6f"),  # id 8, u64 2, "no"
 }  # fmt: skip
 
@@ -85,7 +94,9 @@ WAVEFORM = (
 @pytest.mark.parametrize(("event", "text"), TEXTS.values(), ids=list(TEXTS))
 def test_text_messages_are_these_bytes(event: Event, text: str):
     data = bytes.fromhex(text)
-    state = next(s for s in (State.CONFIG, State.HEADER, State.REPLY) if data[0] in TRANSITIONS[s])
+    state = next(
+        s for s in (State.CONFIG, State.HEADER, State.REPLY) if codec.read_id(memoryview(data), 0) in TRANSITIONS[s]
+    )
 
     assert examples.message_bytes(event) == data
     assert examples.feed(examples.receiving_in(state), data) == [event]

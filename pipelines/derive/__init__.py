@@ -1,0 +1,1 @@
+"""Images in, images out: what is made of images that a scanner has reconstructed itself."""

@@ -1,0 +1,30 @@
+"""What sections of the settings are made of: frozen, no unknown keys, every field with unit and description."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def setting(default: Any, description: str, *, unit: str = "", **constraints: Any) -> Any:
+    """A field with its description and unit."""
+    return Field(default, description=description, json_schema_extra={"unit": unit}, **constraints)
+
+
+class Section(BaseModel):
+    """Base of all sections."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Noise(Section):
+    """Noise measurements, kept for later scans that name them as their dependency."""
+
+    directory: str = setting(
+        "",
+        "Where noise covariances are kept beyond a restart, best one that does not exist yet; empty keeps them in "
+        "memory only.",
+    )
+    expiry_s: float = setting(48 * 3600.0, "How long a noise measurement is used.", unit="s", gt=0)
+    entries: int = setting(64, "Noise measurements kept; the oldest make room.", ge=1, le=10_000)
