@@ -12,7 +12,7 @@ class DwellTimes:
     """Sums `1 / dwell` of each line, which the noise variance follows, from the first readout unlike the first one."""
 
     def __init__(self) -> None:
-        self._first: np.float32 | None = None
+        self._first: float | None = None
         self._reciprocals: NDArray[np.float64] | None = None
 
     @property
@@ -29,13 +29,13 @@ class DwellTimes:
             counts: readouts of each line, these included.
         """
         if self._first is None:
-            self._first = dwell_us[0].copy()
-        if self._reciprocals is None and not (dwell_us != self._first).any():
+            self._first = float(dwell_us[0])
+        if self._reciprocals is None and not (dwell_us != np.float32(self._first)).any():
             return
         with np.errstate(divide="ignore", invalid="ignore"):  # an unknown dwell time gives infinity or NaN
             added = 1 / np.where(dwell_us > 0, dwell_us, 0).astype(np.float64)
             if self._reciprocals is None:
-                before = 1 / np.float64(max(self._first, 0))
+                before = 1 / np.float64(max(self._first, 0.0))
                 self._reciprocals = counts * before  # the counts have these readouts already
                 added -= before
             if len(self._reciprocals) < len(counts):
@@ -47,7 +47,7 @@ class DwellTimes:
     def means(self, counts: NDArray[np.float32]) -> NDArray[np.float32]:
         """The harmonic mean over the readouts of each line, 0 where unknown or nothing was measured, like `counts`."""
         if self._reciprocals is None:
-            return np.where(counts > 0, np.float32(max(self._first or 0, 0)), np.float32(0))
+            return np.where(counts > 0, np.float32(max(self._first or 0.0, 0.0)), np.float32(0))
         reciprocals = np.zeros(len(counts))
         n = min(len(counts), len(self._reciprocals))
         reciprocals[:n] = self._reciprocals[:n]
