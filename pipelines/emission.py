@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from pipelines.assembly.frame import Group, NoiseSource
-from pipelines.mrd import IMAGE_HEADER, Image, Meta
+from pipelines.mrd import IMAGE_HEADER, TICK_S, Image, Meta
 from pipelines.parts import Part
 from pipelines.scaling import window
 from pipelines.scan_header import Encoding
@@ -182,6 +182,8 @@ def _common_meta(group: Group, acquisition: NDArray[np.void], emission: Emission
         **emission.details,
         **group.notes,
     }
+    if "NominalInterval" in group.notes:  # gated: the time stamp is the delay of the cardiac phase after its trigger
+        details["TriggerTime"] = f"{int(acquisition['physiology_time_stamp'][0]) * TICK_S * 1e3:g}"
     meta = provenance_meta(emission.pipeline, emission.parameters_digest, details, emission.provenance)
     echo_times_ms = group.scan.echo_times_ms
     contrast = int(acquisition["idx"]["contrast"])

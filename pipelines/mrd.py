@@ -234,6 +234,23 @@ class Waveform:
     samples: NDArray[np.uint32]
 
 
+TICK_S: Final = 2.5e-3
+"""Unit of MRD time stamps, as Siemens writes and Gadgetron and FIRE read them: ticks since midnight or a trigger."""
+
+_TICKS_A_DAY: Final = round(86_400 / TICK_S)
+
+
+def seconds_of(stamps: NDArray[np.uint32], reference: int) -> NDArray[np.float64]:
+    """Time stamps in seconds, whole microseconds, counted on over midnight.
+
+    Args:
+        stamps: ticks since midnight, any shape.
+        reference: a time stamp of the same scan; stamps more than half a day from it are of the day before or after.
+    """
+    behind = stamps.astype(np.int64) - reference + _TICKS_A_DAY // 2
+    return np.round((reference + behind % _TICKS_A_DAY - _TICKS_A_DAY // 2).astype(np.float64) * TICK_S, 6)
+
+
 Meta = dict[str, list[str]]
 """Image attributes: each name has one or more values (root `ismrmrdMeta` on the wire)."""
 

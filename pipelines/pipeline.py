@@ -71,6 +71,8 @@ class Pipeline:
             ReconstructionError: the data cannot be reconstructed, or the result is not finite.
             BudgetError: the header asks for too large an image.
         """
+        if group.trajectory is not None:
+            raise ReconstructionError(f"pipeline {self._name!r}: expected readouts on a grid, found a trajectory")
         started = time.perf_counter()
         preparation = prepare(group, self._parameters, self._device)
         prepared_at = time.perf_counter()
@@ -91,7 +93,7 @@ class Pipeline:
             noise=preparation.noise_source,
             pipeline=self._name,
             parameters_digest=self._digest,
-            details=result.details,
+            details={**result.details, **preparation.details},
             provenance=provenance,
             parts=self._parameters.parts,
         )
@@ -103,7 +105,9 @@ class Pipeline:
             **_stages(result, reconstructed_at - prepared_at),
             "post": time.perf_counter() - reconstructed_at,
         }
-        return PipelineOutput(images, stages_s, tuple(dict.fromkeys([*preparation.warnings, *warnings])))
+        return PipelineOutput(
+            images, stages_s, tuple(dict.fromkeys([*preparation.warnings, *result.warnings, *warnings]))
+        )
 
     def _finite(self, values: Tensor, what: str) -> NDArray[Any]:
         """Values on the CPU; a result that is not finite is never sent."""

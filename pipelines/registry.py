@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "echotrain.pipelines"
 
+PartialFourierMethod = Literal["zero_fill", "homodyne", "pocs"]
+
 
 class AnyParameters(BaseModel):
     """What the parameters of all pipelines have in common: unknown ones are refused, and none changes."""
@@ -60,6 +62,45 @@ class Parameters(AnyParameters):
         "elsewhere: 1.414 behind Gadgetron's NoiseAdjust. Noise scans are then not used.",
     )
     coil_compression: int = Field(0, ge=0, le=256, description="Virtual coils to compress to; 0 keeps all coils.")
+    cardiac_phases: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Cardiac phases to sort the readouts of a free-running cine into, at least 2; 0 keeps the phases "
+        "that the scanner counted.",
+    )
+    gating: Literal["auto", "ecg", "pulse", "trigger"] = Field(
+        "auto",
+        description="Where heartbeats come from when cardiac_phases is set: the ECG or pulse waveform, the trigger time"
+        " stamps of the readouts, or the first of trigger, ecg and pulse that has any.",
+    )
+    rr_window: float = Field(
+        0.25, gt=0, le=1, description="Part of the median RR interval by which a heartbeat may differ from it."
+    )
+    view_sharing: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="Neighbouring cardiac phases on either side that may lend a phase the lines it lacks; 0 for none.",
+    )
+
+    @field_validator("cardiac_phases")
+    @classmethod
+    def _check_phases(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("must be 0 or at least 2")
+        return value
+
+    partial_fourier: PartialFourierMethod = Field(
+        "zero_fill",
+        description="What becomes of the side of k-space that was not measured (partial Fourier along y or z, "
+        "asymmetric echo): left zero, or restored assuming a smooth phase of the image, by homodyne or by projections.",
+    )
+    phase_correction: Literal["none", "linear"] = Field(
+        "linear",
+        description="Phase of reversed readouts in images that mix both directions (EPI), from the phase-correction "
+        "readouts of the scan: constant and linear along the readout.",
+    )
     parts: tuple[Part, ...] = Field(
         (Part.MAGNITUDE,),
         min_length=1,

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 from xml.parsers import expat
 
 from pipelines.errors import HeaderError
+from pipelines.readout_gradient import GRADIENT_TIMES, Trapezoid
 from pipelines.scan_relations import CoilLabel, Dependency, coil_labels, dependencies, opaque_id
 
 DEFAULT_NOISE_BANDWIDTH = 0.793
@@ -68,6 +70,7 @@ class Encoding:
         recon: matrix and field of view of the images wanted.
         limits: by counter name of `pipelines.mrd.COUNTERS`; counters without limits in the header are absent.
         acceleration: along y and z.
+        readout_gradient: of EPI, where the header describes it.
     """
 
     encoded: Space
@@ -76,6 +79,7 @@ class Encoding:
     limits: dict[str, Limit] = field(default_factory=dict[str, Limit])
     acceleration: tuple[int, int] = (1, 1)
     calibration_mode: CalibrationMode = CalibrationMode.OTHER
+    readout_gradient: Trapezoid | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +191,19 @@ def _encoding(element: _Element) -> Encoding:
         calibration_mode=CalibrationMode(mode.choice([kind.value for kind in CalibrationMode]))
         if mode.is_present
         else CalibrationMode.OTHER,
+        readout_gradient=_readout_gradient(element.all("trajectoryDescription")),
     )
+
+
+def _readout_gradient(descriptions: list[_Element]) -> Trapezoid | None:
+    """What of EPI's parameters can be read; their names are convention only, so that nothing here is an error."""
+    found: dict[str, float] = {}
+    for parameter in [p for d in descriptions for p in d.all("userParameterLong") + d.all("userParameterDouble")]:
+        names, values = parameter.all("name"), parameter.all("value")
+        if len(names) == len(values) == 1 and names[0].text in GRADIENT_TIMES:
+            with suppress(HeaderError):
+                found[GRADIENT_TIMES[names[0].text]] = values[0].number(0.0, 1e6)
+    return Trapezoid(**found) if found else None
 
 
 def _space(element: _Element) -> Space:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from pipelines.assembly.assembler import Assembler
+from pipelines.assembly.assembly import Assembly, make_assembly
 from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.frame import Group, NoiseCovariance
 from pipelines.assembly.limits import AssemblyLimits
@@ -82,7 +82,7 @@ def intake_for(
     if selection.entry is None:
         return NothingIntake()
     given, warnings = noise.noise_for(scan) if _wants_noise(selection) else (None, list[str]())
-    assembler = Assembler(scan, selection.entry.grouping, slots, limits, given)
+    assembler = make_assembly(scan, selection.entry.grouping, slots, limits, selection.parameters, given)
     return ReadoutIntake(assembler, scan, noise, given, warnings)
 
 
@@ -228,7 +228,7 @@ class ReadoutIntake:
 
     def __init__(
         self,
-        assembler: Assembler,
+        assembler: Assembly,
         scan: ScanHeader,
         noise: NoiseDesk,
         given: NoiseCovariance | None,

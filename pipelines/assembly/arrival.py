@@ -21,7 +21,7 @@ from pipelines.assembly.layout import Cells, FrameAxis, Key, Layout
 from pipelines.assembly.ledger import Ledger
 from pipelines.assembly.open_frame import NEVER, OpenFrame, Part, Progress
 from pipelines.assembly.routing import Run
-from pipelines.errors import AssemblyError, BudgetError
+from pipelines.errors import AssemblyError
 from pipelines.mrd import COUNTERS
 from pipelines.scan_header import Encoding, TrajectoryType
 from pipelines.trajectory import golden_angles, radial, uniform_angles
@@ -30,7 +30,7 @@ DIMENSIONS: Final = (2, 3)
 """Of a trajectory that a stream may have: x and y, and what comes third (z, or Gadgetron's density weights)."""
 
 MAX_READOUTS: Final = 1 << 22
-"""Of one frame."""
+"""Of one frame; a header that announces more does not tell their number (nor does one without an end of averages)."""
 
 _COMPUTED: Final = {TrajectoryType.RADIAL, TrajectoryType.GOLDENANGLE}
 
@@ -47,7 +47,6 @@ class Arrival(Layout):
 
         Raises:
             AssemblyError: several partitions.
-            BudgetError: more readouts than any scan has.
         """
         super().__init__(encoding, number, axis)
         self._n_x, self._n_y, n_z = encoding.encoded.matrix
@@ -61,12 +60,10 @@ class Arrival(Layout):
         self._range = [(limit.minimum, limit.maximum) if limit else (0, 65_535) for limit in limits[:2]]
         if limits[1] is None:
             self._range[1] = (0, 0)
-        self.fewest = self.fewest_readouts = lines * self.averages
-        self.n_rows = self.fewest * max(segments, 1) if lines else None
-        if self.n_rows is not None and self.n_rows > MAX_READOUTS:
-            raise BudgetError(
-                f"encoding space {number}: {self.n_rows} readouts of a frame, the limit is {MAX_READOUTS}"
-            )
+        n_rows = lines * self.averages * max(segments, 1)
+        is_told = 0 < n_rows <= MAX_READOUTS
+        self.n_rows = n_rows if is_told else None
+        self.fewest = self.fewest_readouts = lines * self.averages if is_told else lines
         self.likely_rows = self.n_rows or self._n_y
         self.may_grow = axis.number is None or self.n_rows is None
         self._trajectory = encoding.trajectory
@@ -90,6 +87,11 @@ class Arrival(Layout):
     def describe_size(self, shape: BufferShape) -> str:
         """Number and length of the readouts, for messages."""
         return f"{shape.n_rows} readouts of {shape.n_samples} samples"
+
+    def brought(self, run: Run, ledger: Ledger) -> Run:
+        """The readouts as they are: their trajectory tells where samples lie."""
+        del ledger
+        return run
 
     def column(self, run: Run, ledger: Ledger) -> int:
         """0: only the kept samples have a place."""
@@ -201,8 +203,7 @@ class ArrivalFrame(OpenFrame):
             self._first = part.headers[first : first + 1].copy()
         first_row, self.placed = self.placed, self.placed + n_used
         if n_used:
-            rows_used = np.arange(first_row, self.placed)
-            self.dwells.add(rows_used, part.headers["sample_time_us"][finite], self.counts())
+            self._note(part, np.arange(first_row, self.placed), part.headers[finite])
         self.left_out += n - n_used
         return None if n_used == n else np.flatnonzero(~finite)
 

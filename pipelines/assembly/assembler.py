@@ -22,20 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.assembly.buffer import SlotSource
-from pipelines.assembly.calibration import CalibrationStore
-from pipelines.assembly.completion import CompletionRules
+from pipelines.assembly.companions import Companions
+from pipelines.assembly.completion import FLAG_FRACTION, CompletionRules
 from pipelines.assembly.encoding_spaces import EncodingSpaces
 from pipelines.assembly.frame import Completion, Group, Grouping, NoiseCovariance
 from pipelines.assembly.grid import Grid
-from pipelines.assembly.layout import Key, Layout
+from pipelines.assembly.layout import REPETITION, SLICE, Key, Layout
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.assembly.memory import check_header
-from pipelines.assembly.noise import NoiseCollector
 from pipelines.assembly.open_frame import OpenFrame, Part
 from pipelines.assembly.open_group import OpenGroup
 from pipelines.assembly.open_groups import OpenGroups, describe
 from pipelines.assembly.routing import Route, Run, runs, where
+from pipelines.assembly.waveforms import WaveformStore
 from pipelines.errors import AssemblyError, BudgetError
 from pipelines.mrd import Acquisitions, Waveform
 from pipelines.scan_header import ScanHeader
@@ -52,7 +52,7 @@ class Assembler:
 
     Attributes:
         grouping: what a group holds.
-        waveforms: number of waveforms that came; they are not kept.
+        waveforms: those of the scan.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Assembler:
         slots: SlotSource,
         limits: AssemblyLimits | None = None,
         noise: NoiseCovariance | None = None,
+        waveforms: WaveformStore | None = None,
     ) -> None:
         """An assembler without any readout; `noise` is for a scan that brings no noise readouts of its own.
 
@@ -70,15 +71,15 @@ class Assembler:
             BudgetError: one group needs more memory than the limits allow, by the header.
         """
         self.grouping = grouping
-        self.waveforms = 0
         self._limits = limits or AssemblyLimits()
         self._ledger = Ledger()
         self._spaces = EncodingSpaces(scan, grouping)
         check_header(scan, self._spaces, grouping, self._limits.max_group_bytes)
         self._rules = CompletionRules(self._limits.min_complete_fraction, self._ledger)
-        self._groups = OpenGroups(scan, grouping, slots, self._limits, self._rules, self._ledger)
-        self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger, noise)
-        self._calibration = CalibrationStore(self._limits, self._ledger)
+        self._companions = Companions(self._limits, self._ledger, noise, waveforms)
+        self.waveforms = self._companions.waveforms
+        self._groups = OpenGroups(scan, grouping, slots, self._limits, self._rules, self._companions, self._ledger)
+        self._n_unfinished = 0
         self._n_coils: int | None = None
 
     # -- what the session calls --------------------------------------------------------------------------------------
@@ -100,15 +101,26 @@ class Assembler:
             for run in runs(batch):
                 if run.route is Route.KEPT_OUT:
                     self._ledger.count(Fate.KEPT_OUT, len(run))
+                elif run.route is Route.NAVIGATOR:
+                    self._companions.navigators.add(run, self._spaces.grid(run.key[0]))
                 else:
                     self._follow(run)
             self._check_strays()
         return self.take_ready()
 
     def add_waveform(self, waveform: Waveform) -> None:
-        """Count a physiology waveform; Cartesian assembly by counters has no use for it."""
-        del waveform
-        self.waveforms += 1
+        """Keep a physiology waveform for the groups of its time."""
+        self.waveforms.add(waveform)
+
+    def end(self, slice_: int, repetition: int) -> list[Group]:
+        """Hand on the groups of a slice that the caller takes for over, if they have most of their lines together."""
+        at = (slice_, repetition)
+        over = [each for key, each in self._groups.by_key.items() if (key[SLICE], key[REPETITION]) == at]
+        progress = [group.progress() for group in over]
+        missing, promised = sum(each.missing for each in progress), sum(each.promised for each in progress)
+        if missing <= (1 - FLAG_FRACTION) * promised:
+            self._hand_on_or_report(over, Completion.COUNTER)
+        return self.take_ready()
 
     def finish(self) -> list[Group]:
         """Hand on what is left, at CLOSE.
@@ -116,34 +128,24 @@ class Assembler:
         Raises:
             AssemblyError: imaging readouts came but every one of them lies outside the header's ranges.
         """
-        n_unfinished = 0
-        for group in list(self._groups.by_key.values()):
-            if self._rules.is_worth(group):
-                self._hand_on(group, Completion.CLOSE)
-                continue
-            n_unfinished += 1
-            if n_unfinished <= MAX_REPORTED:
-                text = f"{describe(group, group.progress())}; not reconstructed"
-                self._ledger.warn(f"unfinished {n_unfinished}", text)
-            self._groups.give_up(group)
+        self._hand_on_or_report(list(self._groups.by_key.values()), Completion.CLOSE)
         self._groups.finish()
-        if n_unfinished > MAX_REPORTED:
-            self._ledger.warn("unfinished", f"{n_unfinished} groups in all were too incomplete to reconstruct")
+        if self._n_unfinished > MAX_REPORTED:
+            self._ledger.warn("unfinished", f"{self._n_unfinished} groups in all were too incomplete to reconstruct")
         if self._ledger.counts[Fate.OUT_OF_RANGE] and not self._ledger.counts[Fate.IMAGING]:
             raise AssemblyError(
                 f"none of {self._ledger.counts[Fate.OUT_OF_RANGE]} readouts lies inside the header's encoding limits"
             )
-        useless = self._ledger.counts[Fate.KEPT_OUT] + self._ledger.counts[Fate.CALIBRATION]
+        useless = sum(self._ledger.counts[fate] for fate in (Fate.KEPT_OUT, Fate.CALIBRATION, Fate.NAVIGATOR))
         if useless and not self._ledger.counts[Fate.IMAGING]:
             self._ledger.warn("no image", f"none of {useless} readouts was for an image, so there are no images")
-        self._calibration = CalibrationStore(self._limits, self._ledger)
+        self._companions.forget_lines()
         return self.take_ready()
 
     def abandon(self) -> None:
         """Give back all memory; groups already returned are the caller's."""
         self._groups.abandon()
-        self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger)
-        self._calibration = CalibrationStore(self._limits, self._ledger)
+        self._companions.forget()
 
     def take_ready(self) -> list[Group]:
         """Groups that were complete before `add` or `finish` raised; both return them otherwise."""
@@ -161,16 +163,12 @@ class Assembler:
     @property
     def noise(self) -> NoiseCovariance | None:
         """What the scan's own noise readouts say so far."""
-        return self._noise.covariance()
+        return self._companions.noise.covariance()
 
     @property
     def bytes_held(self) -> int:
-        """Memory of open groups, of slices that wait for their neighbours, of calibration lines and noise."""
-        return self._groups.n_bytes + self._bytes_aside
-
-    @property
-    def _bytes_aside(self) -> int:
-        return self._noise.n_bytes + self._calibration.n_bytes
+        """Memory of open groups, of slices that wait for their neighbours, and of what goes with groups."""
+        return self._groups.n_bytes + self._companions.n_bytes
 
     # -- one run of readouts -----------------------------------------------------------------------------------------
 
@@ -185,7 +183,7 @@ class Assembler:
         if run.first == run.stop:
             self._ledger.count(Fate.EMPTY, len(run), "readouts whose samples are all to be discarded are left out")
         elif run.route is Route.NOISE:
-            self._noise.add(run)
+            self._companions.noise.add(run)
         elif run.route is Route.CALIBRATION and not self._spaces.layout(run.key[0]).is_embedded:
             self._keep_calibration(run)
         else:
@@ -194,7 +192,8 @@ class Assembler:
     def _keep_calibration(self, run: Run) -> None:
         layout = self._spaces.layout(run.key[0])
         if isinstance(layout, Grid):
-            self._calibration.add(run, layout, self._limits.max_open_bytes - self.bytes_held)
+            room = self._limits.max_open_bytes - self.bytes_held
+            self._companions.calibration.add(layout.brought(run, self._ledger), layout, room)
             return
         self._ledger.count(Fate.KEPT_OUT, len(run))
         self._ledger.warn(
@@ -203,6 +202,7 @@ class Assembler:
 
     def _place(self, run: Run) -> None:
         layout = self._spaces.layout(run.key[0])
+        run = layout.brought(run, self._ledger)
         key = layout.axis.group_key(run.key)
         group = self._groups.by_key.get(key)
         if group is None or group.frame(run.key) is None:
@@ -218,15 +218,16 @@ class Assembler:
             return
         if n:
             for done in self._rules.arrive(key, self._groups.by_key):
-                self._hand_on(done, Completion.COUNTER)
+                self._groups.hand_on(done, Completion.COUNTER)
             column, samples = layout.column(run, self._ledger), run.kept_samples
-            part = Part(cells, samples, column, run.headers, run.averages, run.is_calibration, trajectory)
+            flags, is_reversed = run.is_calibration, run.is_reversed
+            part = Part(cells, samples, column, run.headers, run.averages, flags, trajectory, is_reversed)
             self._fill(run, key, layout, part if inside is None else part.select(inside))
         if run.is_last:
             group = self._groups.by_key.get(key)
             frame = None if group is None else group.frame(run.key)
             for done in self._rules.end(key, frame, run.flags, int(run.averages[-1]), self._groups.by_key):
-                self._hand_on(done, Completion.FLAG)
+                self._groups.hand_on(done, Completion.FLAG)
 
     def _count_outside(self, run: Run, layout: Layout, inside: NDArray[np.bool_]) -> int:
         """Count the readouts of a run that have no place; how many have one."""
@@ -241,8 +242,9 @@ class Assembler:
         group = self._groups.by_key.get(key)
         frame = None if group is None else group.frame(run.key)
         if group is None or frame is None or layout.may_grow:
-            group, frame = self._groups.frame_for(run, key, layout, part, self._bytes_aside)
+            group, frame = self._groups.frame_for(run, key, layout, part)
         layout.check_length(run, group.buffer.shape.n_samples)
+        group.readout_noise = run.noise
         start, n = 0, len(part)
         while start < n and frame.room:
             until = min(max(group.until_check, 1), frame.room)
@@ -251,7 +253,7 @@ class Assembler:
             self._add(run, group, frame, now)
             if group.until_check <= 0 and group.is_full():
                 is_flagged = run.is_last and start == n
-                self._hand_on(group, Completion.FLAG if is_flagged else Completion.FULL)
+                self._groups.hand_on(group, Completion.FLAG if is_flagged else Completion.FULL)
                 self._count_late(key, n - start)
                 return
         if start < n:
@@ -269,8 +271,16 @@ class Assembler:
             text = f"{where(run.key)}, line {line}: lines with NaN or infinite values are left out"
             self._ledger.count(Fate.NOT_FINITE, n_wrong, text)
 
-    def _hand_on(self, group: OpenGroup, completion: Completion) -> None:
-        self._groups.hand_on(group, completion, self._calibration, self._noise)
+    def _hand_on_or_report(self, groups: list[OpenGroup], completion: Completion) -> None:
+        for group in groups:
+            if self._rules.is_worth(group):
+                self._groups.hand_on(group, completion)
+                continue
+            self._n_unfinished += 1
+            if self._n_unfinished <= MAX_REPORTED:
+                text = f"{describe(group, group.progress())}; not reconstructed"
+                self._ledger.warn(f"unfinished {self._n_unfinished}", text)
+            self._groups.give_up(group)
 
     # -- checking and counting ---------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ class CalibrationLines:
         self._largest_span = largest_span
         self._rows = np.zeros((0, n_coils, self._width), np.complex64)
         self._counts = np.zeros(0, np.float32)
+        self._reversed: dict[int, int] = {}
         self._row_of: dict[tuple[int, int], int] = {}
         self._span: list[tuple[int, int]] = []
 
@@ -71,7 +72,7 @@ class CalibrationLines:
         spans = self._widened(y, z)
         return all(high - low < largest for (low, high), largest in zip(spans, self._largest_span, strict=True))
 
-    def add(self, y: int, z: int, samples: NDArray[np.complex64], center: int) -> None:
+    def add(self, y: int, z: int, samples: NDArray[np.complex64], center: int, *, is_reversed: bool = False) -> None:
         """Sum one readout `(coils, samples)` into its line; `center` is the index of its centre sample."""
         self._span = self._widened(y, z)
         row = self._row_of.setdefault((z, y), len(self._row_of))
@@ -85,17 +86,20 @@ class CalibrationLines:
         if first < stop:
             self._rows[row, :, first:stop] += samples[:, first - column : stop - column]
         self._counts[row] += 1.0
+        if is_reversed:
+            self._reversed[row] = self._reversed.get(row, 0) + 1
 
     def grid(self, memory: NDArray[np.uint8]) -> Calibration:
         """The lines on their grid, in zeroed `memory` of `n_grid_bytes`."""
         (y_low, _), (z_low, _) = self._span
         z, y = self._grid_shape()
         kspace = memory.view(np.complex64).reshape(self._rows.shape[1], z, y, self._width)
-        counts = np.zeros((z, y), np.float32)
+        counts, reversed_counts = np.zeros((z, y), np.float32), np.zeros((z, y), np.float32)
         for (z_counter, y_counter), row in self._row_of.items():
             kspace[:, z_counter - z_low, y_counter - y_low] = self._rows[row]
             counts[z_counter - z_low, y_counter - y_low] = self._counts[row]
-        return Calibration(kspace, counts)
+            reversed_counts[z_counter - z_low, y_counter - y_low] = self._reversed.get(row, 0)
+        return Calibration(kspace, counts, reversed_counts if self._reversed else None)
 
     def _grid_shape(self) -> tuple[int, int]:
         if not self._span:
@@ -161,7 +165,7 @@ class CalibrationStore:
             elif not lines.fits(y, z):
                 self._ledger.count(Fate.OUT_OF_RANGE, 1, f"{at}: calibration lines span more than the encoded matrix")
             else:
-                lines.add(y, z, values, run.center - run.first)
+                lines.add(y, z, values, run.center - run.first, is_reversed=run.is_reversed)
                 self._ledger.count(Fate.CALIBRATION, 1)
         self.n_bytes += lines.n_bytes
 

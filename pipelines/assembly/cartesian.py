@@ -61,6 +61,7 @@ class CartesianFrame(OpenFrame):
         if n_used:
             used_cells, used_headers = (cells, headers) if finite is None else (cells[finite], headers[finite])
             self._remember(used_cells, used_headers, column, column + samples.shape[2] // 8)
+            self._note(part, used_cells, used_headers)
         return None if finite is None else np.flatnonzero(~finite)
 
     def _copy(self, place: Place, samples: NDArray[np.uint8], column: int) -> NDArray[np.bool_] | None:
@@ -105,7 +106,6 @@ class CartesianFrame(OpenFrame):
         nearest = int(ranks.argmin())
         if self._nearest is None or ranks[nearest] < self._nearest[0]:
             self._nearest = (int(ranks[nearest]), headers[nearest : nearest + 1].copy())
-        self.dwells.add(cells, headers["sample_time_us"], self._counts)
 
     # -- asking ------------------------------------------------------------------------------------------------------
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pipelines.assembly.arrival import Arrival
 from pipelines.assembly.frame import Grouping
-from pipelines.assembly.grid import Grid
+from pipelines.assembly.grid import CARTESIAN, Grid
 from pipelines.assembly.layout import Layout, frame_axis
 from pipelines.errors import AssemblyError, BudgetError
-from pipelines.scan_header import Encoding, ScanHeader, TrajectoryType
+from pipelines.scan_header import Encoding, ScanHeader
 
 
 def layout_of(encoding: Encoding, number: int, grouping: Grouping) -> Layout:
@@ -18,14 +18,7 @@ def layout_of(encoding: Encoding, number: int, grouping: Grouping) -> Layout:
         BudgetError: the header announces more than any scan has.
     """
     axis = frame_axis(encoding, grouping)
-    if encoding.trajectory is TrajectoryType.CARTESIAN:
-        return Grid(encoding, number, axis)
-    if encoding.trajectory is TrajectoryType.EPI:
-        raise AssemblyError(
-            f"encoding space {number}: expected a cartesian or non-Cartesian trajectory, "
-            f"found {encoding.trajectory.value}, which is not supported"
-        )
-    return Arrival(encoding, number, axis)
+    return Grid(encoding, number, axis) if encoding.trajectory in CARTESIAN else Arrival(encoding, number, axis)
 
 
 class EncodingSpaces:
@@ -53,6 +46,11 @@ class EncodingSpaces:
     def usable(self) -> list[Layout]:
         """Those whose readouts can be assembled."""
         return [layout for layout in self._layouts if isinstance(layout, Layout)]
+
+    def grid(self, number: int) -> Grid | None:
+        """The grid of one encoding space; None when it has none."""
+        layout = self._layouts[number] if number < len(self._layouts) else None
+        return layout if isinstance(layout, Grid) else None
 
     def layout(self, number: int) -> Layout:
         """The layout of one encoding space.

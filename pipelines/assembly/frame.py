@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.assembly.buffer import Slot
+from pipelines.mrd import Waveform
 from pipelines.scan_header import ScanHeader
 
 
@@ -58,10 +59,27 @@ class Calibration:
     Attributes:
         kspace: `(coils, z, y, x)` complex64, lines summed over repeats.
         counts: `(z, y)` float32, how often each line was measured; 0 where it was not.
+        reversed_counts: `(z, y)` float32, how many of them were reversed readouts; None when none was.
     """
 
     kspace: NDArray[np.complex64]
     counts: NDArray[np.float32]
+    reversed_counts: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Navigators:
+    """Phase-correction readouts (flag 24) in the order of their arrival, reversed ones turned round.
+
+    Attributes:
+        samples: `(readouts, coils, x)` complex64 on the columns of the encoded grid.
+        is_reversed: `(readouts,)` bool.
+        is_calibration: `(readouts,)` bool: flagged 20 or 21 as well, so meant for calibration lines.
+    """
+
+    samples: NDArray[np.complex64]
+    is_reversed: NDArray[np.bool_]
+    is_calibration: NDArray[np.bool_]
 
 
 class NoiseSource(StrEnum):
@@ -153,6 +171,13 @@ class Group:
         neighbours: the groups of the slices next to this one, at most two, in the order of their slice counters;
             `stack` only. Which slices are next is decided by their positions where readouts have them
             (`slice_order.py`): slices may be numbered in the order of measurement. Their memory is among `slots`.
+        waveforms: physiology waveforms of the time span of the readouts, as far as they came before the group was
+            complete, in the order of their time stamps.
+        reversed_counts: `(frames, z, y)` float32: how many of `counts` were reversed readouts (they are in k-space
+            turned round); None when none was.
+        navigators: phase-correction readouts of this slice, None without any.
+        readout_noise: standard deviation of the noise of a sample of `kspace` over that of one as it was sent; not 1
+            where samples on gradient ramps were made uniform.
         slots: memory behind the arrays, to be released once the job is done.
         notes: attributes for the images of this group.
     """
@@ -172,6 +197,10 @@ class Group:
     dwell_us: NDArray[np.float32] | None = None
     trajectory: NDArray[np.float32] | None = None
     neighbours: tuple[Group, ...] = ()
+    waveforms: tuple[Waveform, ...] = ()
+    reversed_counts: NDArray[np.float32] | None = None
+    navigators: Navigators | None = None
+    readout_noise: float = 1.0
     slots: tuple[Slot, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
 

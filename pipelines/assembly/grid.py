@@ -24,10 +24,14 @@ from pipelines.assembly.group_buffer import BufferShape
 from pipelines.assembly.layout import Cells, FrameAxis, Layout
 from pipelines.assembly.ledger import Ledger
 from pipelines.assembly.pattern import Ellipse, Lattice, is_scattered, recognise_lattice
+from pipelines.assembly.ramps import first_column, on_grid, ramp_sampling
 from pipelines.assembly.routing import Run
-from pipelines.errors import AssemblyError, BudgetError
+from pipelines.errors import BudgetError
 from pipelines.mrd import COUNTERS
-from pipelines.scan_header import CalibrationMode, Encoding
+from pipelines.scan_header import CalibrationMode, Encoding, TrajectoryType
+
+CARTESIAN = frozenset({TrajectoryType.CARTESIAN, TrajectoryType.EPI})
+"""Trajectories whose readouts are lines of a grid; EPI adds reversed readouts and sampling on gradient ramps."""
 
 MAX_LINES = 1 << 22
 
@@ -43,6 +47,7 @@ class Grid(Layout):
         center: cell of the k-space centre.
         is_lattice_all: whether no lines but those of the pattern are expected. Where calibration lines share the image
             grid their number is not in the header, so only the last of all lines tells.
+        ramps: makes readouts of EPI uniform that were sampled on the ramps of their gradient; None where none were.
         may_shift: whether the pattern can be shifted, so that few lines do not tell it.
     """
 
@@ -56,6 +61,7 @@ class Grid(Layout):
         x, y, z = encoding.encoded.matrix
         if y * z > MAX_LINES:
             raise BudgetError(f"encoding space {number}: {y} x {z} lines, the limit is {MAX_LINES}")
+        self.ramps = ramp_sampling(encoding)
         self.shape = (z, y, x)
         self.n_cells = z * y
         self.center = (z // 2) * y + y // 2
@@ -96,21 +102,13 @@ class Grid(Layout):
         inside = (y >= y_low) & (y <= y_high) & (z >= z_low) & (z <= z_high)
         return self._cell(y, z.astype(np.intp)), inside
 
+    def brought(self, run: Run, ledger: Ledger) -> Run:
+        """The readouts on the columns of the grid."""
+        return on_grid(run, self, ledger)
+
     def column(self, run: Run, ledger: Ledger) -> int:
         """Where the first kept sample belongs: the centre sample goes to index n//2 of x."""
-        n_samples, n_x = run.n_samples, self.shape[2]
-        start = n_x // 2 - run.center
-        if 0 <= run.center < n_samples and start + run.first >= 0 and start + run.stop <= n_x:
-            return start + run.first
-        if n_samples == n_x and 0 <= run.center < n_samples:
-            # a row as long as the matrix can lie in one way only; writers leave center_sample at 0 (ismrmrd-python's
-            # default)
-            text = f"{run.where}: centre sample {run.center} does not fit a full row; rows are placed whole"
-            ledger.warn("center", text)
-            return run.first
-        raise AssemblyError(
-            f"{run.where}: {n_samples} samples with centre {run.center} do not fit into the encoded matrix of {n_x}"
-        )
+        return first_column(run, self, ledger)
 
     def trajectory_of(self, run: Run, ledger: Ledger) -> None:
         """None: the counters tell."""

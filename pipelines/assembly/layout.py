@@ -27,7 +27,8 @@ Cells = NDArray[np.intp]
 Key = tuple[int, ...]
 """Encoding space, then `GROUP_COUNTERS`: the fields of `GroupKey` in their order."""
 
-_PHASE, _REPETITION = 3, 4
+SLICE, PHASE, REPETITION = 1, 3, 4
+"""Places in a `Key`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,10 @@ def frame_axis(encoding: Encoding, grouping: Grouping) -> FrameAxis:
     phase, repetition = (encoding.limits.get(name) for name in ("phase", "repetition"))
     has_one_phase = phase is None or phase.minimum == phase.maximum
     if has_one_phase and repetition is not None and repetition.maximum > repetition.minimum:
-        return FrameAxis(_REPETITION, repetition.minimum, repetition.maximum - repetition.minimum + 1)
+        return FrameAxis(REPETITION, repetition.minimum, repetition.maximum - repetition.minimum + 1)
     if phase is None:
-        return FrameAxis(_PHASE, 0, None)
-    return FrameAxis(_PHASE, phase.minimum, phase.maximum - phase.minimum + 1)
+        return FrameAxis(PHASE, 0, None)
+    return FrameAxis(PHASE, phase.minimum, phase.maximum - phase.minimum + 1)
 
 
 class Layout(ABC):
@@ -128,6 +129,10 @@ class Layout(ABC):
         Returns:
             Cells `(n,)`, and which of them are valid, or None when all are.
         """
+
+    @abstractmethod
+    def brought(self, run: Run, ledger: Ledger) -> Run:
+        """The readouts with samples where rows have them; those that need nothing as they are."""
 
     @abstractmethod
     def column(self, run: Run, ledger: Ledger) -> int:

@@ -19,8 +19,10 @@ class Fate(StrEnum):
     NOISE = "noise"
     NOISE_UNUSED = "noise_unused"
     """Noise over the limit, unlike the noise readouts before it, or after the first images."""
+    NAVIGATOR = "navigator"
+    """Phase correction, kept for the groups that it belongs to."""
     KEPT_OUT = "kept_out"
-    """Not meant for the image: navigators, phase correction, feedback, dummies."""
+    """Not meant for the image: navigators, feedback, dummies; phase correction beyond the limit."""
     EMPTY = "empty"
     """Without samples or channels."""
     OUT_OF_RANGE = "out_of_range"
@@ -29,6 +31,10 @@ class Fate(StrEnum):
     """NaN or infinite samples; the line counts as not measured."""
     LATE = "late"
     """For a group that was already handed on."""
+    ARRHYTHMIC = "arrhythmic"
+    """Of a heartbeat whose length is unlike that of the others; retrospective gating only."""
+    UNGATED = "ungated"
+    """More than a heartbeat before the first or after the last trigger; retrospective gating only."""
 
 
 class Ledger:

@@ -46,6 +46,7 @@ class Part:
         averages: `(n,)`.
         is_calibration: `(n,)`, or None when none is.
         trajectory: `(n, samples, dimensions * 4)` bytes of float32, or None.
+        is_reversed: whether they were read from the far end.
     """
 
     cells: Cells
@@ -55,6 +56,7 @@ class Part:
     averages: NDArray[np.uint16]
     is_calibration: NDArray[np.bool_] | None
     trajectory: NDArray[np.uint8] | None
+    is_reversed: bool = False
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -69,6 +71,7 @@ class Part:
             self.averages[at],
             None if self.is_calibration is None else self.is_calibration[at],
             None if self.trajectory is None else self.trajectory[at],
+            self.is_reversed,
         )
 
 
@@ -81,6 +84,7 @@ class OpenFrame(ABC):
         placed: readouts used.
         left_out: readouts that were not, because they are not finite.
         dwells: dwell times of its lines.
+        time_span: least and greatest acquisition time stamp of the readouts.
         flagged_average: average counter of the readout that carried a LAST flag, or None.
         until_check: readouts until the frame can be full, and is worth looking at.
     """
@@ -94,10 +98,32 @@ class OpenFrame(ABC):
         self.left_out = 0
         self.flagged_average: int | None = None
         self.dwells = DwellTimes()
+        self.time_span = (0xFFFF_FFFF, 0)
+        self._reversed: NDArray[np.float32] | None = None
 
     def flag(self, average: int) -> None:
         """Note that a readout with this average carried a LAST flag."""
         self.flagged_average = average if self.flagged_average is None else max(average, self.flagged_average)
+
+    def reversed_counts(self) -> NDArray[np.float32] | None:
+        """Reversed readouts in each row of the buffer, `(rows,)`; None when none was reversed."""
+        return self._reversed
+
+    def _note(self, part: Part, rows: Cells, headers: NDArray[np.void]) -> None:
+        """Take note of readouts that were used, and which rows they went to; these may repeat."""
+        times = headers["acquisition_time_stamp"]
+        begin, end = int(times[0]), int(times[-1])
+        self.time_span = (min(self.time_span[0], begin, end), max(self.time_span[1], begin, end))
+        counts = self.counts()
+        self.dwells.add(rows, headers["sample_time_us"], counts)
+        if part.is_reversed:
+            if self._reversed is None:
+                self._reversed = np.zeros_like(counts)
+            elif len(self._reversed) < len(counts):
+                self._reversed = np.concatenate(
+                    [self._reversed, np.zeros(len(counts) - len(self._reversed), np.float32)]
+                )
+            np.add.at(self._reversed, rows, 1.0)
 
     @abstractmethod
     def attach(self, buffer: GroupBuffer) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.assembly.arrival import Arrival, ArrivalFrame
-from pipelines.assembly.buffer import Slot
+from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.cartesian import CartesianFrame
-from pipelines.assembly.frame import Calibration, Completion, Group, GroupKey, NoiseCovariance
+from pipelines.assembly.companions import Companions
+from pipelines.assembly.frame import Completion, Group, GroupKey
 from pipelines.assembly.grid import Grid
 from pipelines.assembly.group_buffer import BufferShape, GroupBuffer
 from pipelines.assembly.layout import Cells, Key, Layout
@@ -27,6 +27,7 @@ class OpenGroup:
         layout: of its encoding space.
         buffer: memory of its frames.
         visits: how often the stream came (back) to this group; 1 means that it has not been interleaved.
+        readout_noise: `Group.readout_noise` of the last readout.
         is_ended: whether a LAST flag, of this group or of one that it ended with, came after all readouts so far.
         until_check: readouts until the group can be full, and is worth looking at.
     """
@@ -37,6 +38,7 @@ class OpenGroup:
         self.buffer = buffer
         self.visits = 1
         self.is_ended = False
+        self.readout_noise = 1.0
         self._frames: dict[int, OpenFrame] = {}
         self.until_check = self._readouts_needed()
 
@@ -163,18 +165,8 @@ class OpenGroup:
 
     # -- handing on --------------------------------------------------------------------------------------------------
 
-    def first_key(self) -> GroupKey:
-        """Counters of the first frame with a readout; only of a group with at least one."""
-        return GroupKey(*self._used_frames()[0].key)
-
     def as_group(
-        self,
-        scan: ScanHeader,
-        completion: Completion,
-        progress: Progress,
-        calibration: Calibration | None,
-        noise: NoiseCovariance | None,
-        other_slots: Sequence[Slot],
+        self, scan: ScanHeader, completion: Completion, progress: Progress, companions: Companions, slots: SlotSource
     ) -> Group:
         """The frames that have a readout, in the order of their counter, on the memory of the buffer.
 
@@ -182,11 +174,15 @@ class OpenGroup:
             scan: the scan header.
             completion: why the group is handed on.
             progress: how far it is from what was planned.
-            calibration: separate calibration lines.
-            noise: noise readouts.
-            other_slots: memory behind `calibration`.
+            companions: what goes with it.
+            slots: where a copy of separate calibration lines goes.
+
+        Raises:
+            BudgetError: the source of slots has no room.
         """
         frames, buffer = self._used_frames(), self.buffer
+        key = GroupKey(*frames[0].key)
+        calibration, *calibration_slots = companions.calibration.best_for(key, slots) or (None,)
         place = buffer.bring_together([frame.place for frame in frames])
         n_rows = buffer.shape.n_rows
         if isinstance(self.layout, Grid):
@@ -201,9 +197,13 @@ class OpenGroup:
         if not all(frame.dwells.are_alike for frame in frames):
             dwells = [frame.dwells.means(each) for frame, each in zip(frames, counts, strict=True)]
             dwell_us = _joined(dwells).reshape(len(frames), *z_y)
+        reversed_counts = None
+        if any(frame.reversed_counts() is not None for frame in frames):
+            reversed_counts = _joined([_padded(f.reversed_counts(), n_rows) for f in frames]).reshape(len(frames), *z_y)
+        spans = [frame.time_span for frame in frames]
         extents = [frame.extent() for frame in frames]
         return Group(
-            key=GroupKey(*frames[0].key),
+            key=key,
             kspace=rows.reshape(len(frames), *z_y, *rows.shape[2:]).transpose(0, 3, 1, 2, 4),
             counts=_joined(counts).reshape(len(frames), *z_y),
             calibration_lines=self._calibration_lines(frames)[:n_rows].reshape(z_y),
@@ -214,10 +214,14 @@ class OpenGroup:
             is_complete=progress.missing == 0,
             expected_lines=progress.promised,
             calibration=calibration,
-            noise=noise,
+            noise=companions.noise.final(buffer.shape.n_coils),
+            waveforms=companions.waveforms.between((min(low for low, _ in spans), max(high for _, high in spans))),
             dwell_us=dwell_us,
+            reversed_counts=reversed_counts,
+            navigators=companions.navigators.take_for(key),
+            readout_noise=self.readout_noise,
             trajectory=positions,
-            slots=(buffer.slot, *other_slots),
+            slots=(buffer.slot, *calibration_slots),
         )
 
     def _used_frames(self) -> list[OpenFrame]:
@@ -234,3 +238,11 @@ class OpenGroup:
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
     """Along the first axis; a single one is not copied."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _padded(counts: NDArray[np.float32] | None, n_rows: int) -> NDArray[np.float32]:
+    """Counts of the first rows, 0 where there are none."""
+    out = np.zeros(n_rows, np.float32)
+    if counts is not None:
+        out[: len(counts)] = counts[:n_rows]
+    return out

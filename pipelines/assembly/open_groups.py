@@ -6,7 +6,7 @@ Knows memory and limits; what belongs where and when a group is complete are oth
 from __future__ import annotations
 
 from pipelines.assembly.buffer import SlotSource
-from pipelines.assembly.calibration import CalibrationStore
+from pipelines.assembly.companions import Companions
 from pipelines.assembly.completion import CompletionRules
 from pipelines.assembly.frame import Completion, Group, Grouping
 from pipelines.assembly.group_buffer import BufferShape, GroupBuffer
@@ -14,7 +14,6 @@ from pipelines.assembly.layout import Key, Layout
 from pipelines.assembly.ledger import Ledger
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.assembly.memory import checked_bytes
-from pipelines.assembly.noise import NoiseCollector
 from pipelines.assembly.open_frame import OpenFrame, Part, Progress
 from pipelines.assembly.open_group import OpenGroup
 from pipelines.assembly.routing import Run, where
@@ -41,6 +40,7 @@ class OpenGroups:
         slots: SlotSource,
         limits: AssemblyLimits,
         rules: CompletionRules,
+        companions: Companions,
         ledger: Ledger,
     ) -> None:
         self.by_key: dict[Key, OpenGroup] = {}
@@ -48,6 +48,7 @@ class OpenGroups:
         self._slots = slots
         self._limits = limits
         self._rules = rules
+        self._companions = companions
         self._ledger = ledger
         self._stacks = Stacks(scan, ledger) if grouping is Grouping.STACK else None
         self._closed: dict[Key, bool] = {}
@@ -74,9 +75,7 @@ class OpenGroups:
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
-    def frame_for(
-        self, run: Run, key: Key, layout: Layout, part: Part, bytes_elsewhere: int
-    ) -> tuple[OpenGroup, OpenFrame]:
+    def frame_for(self, run: Run, key: Key, layout: Layout, part: Part) -> tuple[OpenGroup, OpenFrame]:
         """The frame that readouts of a run belong to, opened where it is not, with room for them.
 
         Args:
@@ -84,47 +83,46 @@ class OpenGroups:
             key: of their group.
             layout: of their encoding space.
             part: what of the run is to be placed.
-            bytes_elsewhere: what assembly holds besides.
 
         Raises:
             BudgetError: more memory than the limits allow.
         """
         group = self.by_key.get(key)
         if group is None:
-            group = self._open(run, key, layout, part, bytes_elsewhere)
+            group = self._open(run, key, layout, part)
         frame = group.frame(run.key)
         if layout.may_grow:
             shape = group.shape_for(run.key, len(part))
             if shape != group.buffer.shape:
-                self._grow(run, group, shape, bytes_elsewhere)
+                self._grow(run, group, shape)
         if frame is None:
             frame = group.open_frame(run.key)
             if self._stacks is not None:
                 self._ready += self._stacks.see(run.key, part.headers[0])
         return group, frame
 
-    def _open(self, run: Run, key: Key, layout: Layout, part: Part, bytes_elsewhere: int) -> OpenGroup:
+    def _open(self, run: Run, key: Key, layout: Layout, part: Part) -> OpenGroup:
         n_dimensions = 0 if part.trajectory is None else part.trajectory.shape[2] // 4
         shape = layout.buffer_shape(run.n_coils, run.stop - run.first, n_dimensions)
         checked_bytes(shape, layout, self._limits.max_group_bytes)
         if len(self.by_key) >= self._limits.max_open_groups:
             raise BudgetError(f"{run.where}: more than {self._limits.max_open_groups} unfinished groups")
-        self._check_room(run, shape.n_bytes, bytes_elsewhere)
+        self._check_room(run, shape.n_bytes)
         group = OpenGroup(key, layout, GroupBuffer(self._slots.take(shape.n_bytes), shape))
         self.by_key[key] = group
         self._group_bytes += group.buffer.n_bytes
         return group
 
-    def _grow(self, run: Run, group: OpenGroup, shape: BufferShape, bytes_elsewhere: int) -> None:
+    def _grow(self, run: Run, group: OpenGroup, shape: BufferShape) -> None:
         old = group.buffer
         checked_bytes(shape, group.layout, self._limits.max_group_bytes)
-        self._check_room(run, shape.n_bytes, bytes_elsewhere)
+        self._check_room(run, shape.n_bytes)
         group.move_to(GroupBuffer(self._slots.take(shape.n_bytes), shape))
         self._group_bytes += shape.n_bytes - old.n_bytes
         old.slot.release()
 
-    def _check_room(self, run: Run, n_bytes: int, bytes_elsewhere: int) -> None:
-        if self.n_bytes + bytes_elsewhere + n_bytes > self._limits.max_open_bytes:
+    def _check_room(self, run: Run, n_bytes: int) -> None:
+        if self.n_bytes + self._companions.n_bytes + n_bytes > self._limits.max_open_bytes:
             raise BudgetError(
                 f"{run.where}: {len(self.by_key)} unfinished groups and this one need more than "
                 f"{self._limits.max_open_bytes} bytes"
@@ -132,9 +130,7 @@ class OpenGroups:
 
     # -- handing on --------------------------------------------------------------------------------------------------
 
-    def hand_on(
-        self, group: OpenGroup, completion: Completion, calibration: CalibrationStore, noise: NoiseCollector
-    ) -> None:
+    def hand_on(self, group: OpenGroup, completion: Completion) -> None:
         """Make the group ready; one without a usable line is given up.
 
         Raises:
@@ -149,8 +145,7 @@ class OpenGroups:
         if progress.missing:
             text = f"{describe(group, progress)}; incomplete groups are marked in their images"
             self._ledger.warn("incomplete", text)
-        lines, *slots = calibration.best_for(group.first_key(), self._slots) or (None,)
-        made = group.as_group(self._scan, completion, progress, lines, noise.final(group.buffer.shape.n_coils), slots)
+        made = group.as_group(self._scan, completion, progress, self._companions, self._slots)
         is_certain = promised.promised > 0 and promised.missing == 0
         self._forget(group, is_flag_too_early=completion is Completion.FLAG and not is_certain)
         self._ready += [made] if self._stacks is None else self._stacks.add(made, self._may_come)

@@ -28,7 +28,6 @@ LAST: Final = _mask(_Flag.LAST_IN_SLICE, _Flag.LAST_IN_REPETITION, _Flag.LAST_IN
 _NOISE: Final = _Flag.IS_NOISE_MEASUREMENT.mask
 _KEPT_OUT: Final = _mask(
     _Flag.IS_NAVIGATION_DATA,
-    _Flag.IS_PHASECORR_DATA,
     _Flag.IS_HPFEEDBACK_DATA,
     _Flag.IS_DUMMYSCAN_DATA,
     _Flag.IS_RTFEEDBACK_DATA,
@@ -37,10 +36,11 @@ _KEPT_OUT: Final = _mask(
     _Flag.IS_PHASE_STABILIZATION,
 )
 _COMPRESSED: Final = _mask(_Flag.COMPRESSION1, _Flag.COMPRESSION2, _Flag.COMPRESSION3, _Flag.COMPRESSION4)
+_PHASE_CORRECTION: Final = _Flag.IS_PHASECORR_DATA.mask
 _CALIBRATION: Final = _Flag.IS_PARALLEL_CALIBRATION.mask
 _BOTH: Final = _Flag.IS_PARALLEL_CALIBRATION_AND_IMAGING.mask
 _REVERSE: Final = _Flag.IS_REVERSE.mask
-_SPECIAL: Final = _NOISE | _KEPT_OUT | _COMPRESSED | _CALIBRATION | _REVERSE
+_SPECIAL: Final = _NOISE | _KEPT_OUT | _PHASE_CORRECTION | _COMPRESSED | _CALIBRATION | _REVERSE
 
 # Another way to look at the same 340 bytes: fields that are used together as one small array.
 _offset: Final = {name: field[1] for name, field in (ACQUISITION_HEADER.fields or {}).items()}
@@ -62,6 +62,8 @@ class Route(IntEnum):
     CALIBRATION = 1
     NOISE = 2
     KEPT_OUT = 3
+    NAVIGATOR = 4
+    """Phase correction (24), whether flagged 20 or 21 as well or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class Run:
         center: sample at the k-space centre.
         flags: all flags of the last readout.
         trajectory: `(n, samples, dimensions * 4)` bytes of float32, or None.
+        is_reversed: read from the far end; samples, discards and centre have been turned round already.
+        noise: standard deviation of the noise of a sample over that of one as it was sent.
     """
 
     route: Route
@@ -94,6 +98,8 @@ class Run:
     center: int
     flags: int
     trajectory: NDArray[np.uint8] | None = None
+    is_reversed: bool = False
+    noise: float = 1.0
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -183,6 +189,7 @@ def runs(batch: Acquisitions) -> Iterator[Run]:
             center=center,
             flags=int(flags[stop - 1]),
             trajectory=trajectory,
+            is_reversed=is_reverse,
         )
 
 
@@ -190,11 +197,20 @@ def _routes(flags: NDArray[np.uint64]) -> NDArray[np.uint16]:
     """Route of each readout, with bit 7 set where it is reversed."""
     is_noise = (flags & np.uint64(_NOISE)) != 0
     is_kept_out = (flags & np.uint64(_KEPT_OUT)) != 0
+    is_phase_correction = (flags & np.uint64(_PHASE_CORRECTION)) != 0
     is_calibration_only = (flags & np.uint64(_CALIBRATION | _BOTH)) == _CALIBRATION
     route = np.select(
-        [is_noise, is_kept_out, is_calibration_only], [Route.NOISE, Route.KEPT_OUT, Route.CALIBRATION], Route.IMAGING
+        [is_noise, is_kept_out, is_phase_correction, is_calibration_only],
+        [Route.NOISE, Route.KEPT_OUT, Route.NAVIGATOR, Route.CALIBRATION],
+        Route.IMAGING,
     )
     return (route | np.where((flags & np.uint64(_REVERSE)) != 0, 0x80, 0)).astype(np.uint16)
+
+
+def joins_image(flags: NDArray[np.uint64], *, is_embedded: bool) -> NDArray[np.bool_]:
+    """Which readouts belong to the image grid by their flags: calibration lines do in embedded mode."""
+    routes = _routes(flags) & 0x7F
+    return np.asarray((routes == Route.IMAGING) | (is_embedded & (routes == Route.CALIBRATION)))
 
 
 def _bounds(keys: NDArray[np.uint16], flags: NDArray[np.uint64] | None) -> Iterator[tuple[int, int]]:

@@ -24,6 +24,12 @@ from pipelines.preprocess.noise import (
     noise_level_in_margin,
     whiten,
 )
+from pipelines.preprocess.phase_correction import (
+    PhaseCorrection,
+    correct_calibration,
+    correct_lines,
+    plan_correction,
+)
 from pipelines.preprocess.readout import readout_length, remove_oversampling, sampled_columns, split_columns
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES
 from pipelines.recon.reconstruction import Prepared
@@ -48,12 +54,14 @@ class Preparation:
             change their relative brightness.
         noise_source: where the noise level comes from.
         warnings: sentences for the scanner.
+        details: attributes for the meta.
     """
 
     prepared: Prepared
     signal_scale: Float32[Tensor, "frames"]
     noise_source: NoiseSource = NoiseSource.ESTIMATED
     warnings: list[str] = field(default_factory=list[str])
+    details: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
@@ -65,10 +73,8 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
         device: where to compute.
 
     Raises:
-        ReconstructionError: no line was measured, samples are not finite, or the readouts are not Cartesian.
+        ReconstructionError: no line was measured, or samples are not finite.
     """
-    if group.trajectory is not None:
-        raise ReconstructionError("expected readouts on a Cartesian grid, found non-Cartesian ones with a trajectory")
     encoding = group.scan.encodings[group.key.encoding]
     counts = torch.from_numpy(np.array(group.counts, np.float32)).to(device)
     measured = _Lines(counts)
@@ -80,6 +86,9 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
     )
     if not bool(torch.isfinite(torch.view_as_real(lines)).all()):
         raise ReconstructionError("k-space holds values that are not finite")
+    correction = plan_correction(group, parameters.phase_correction)
+    if correction.phase is not None and group.reversed_counts is not None:
+        lines = correct_lines(lines, counts, group.reversed_counts, measured.index, correction.phase)
 
     model, warnings = _noise_model(group, parameters)
     dwell_us, gain = _dwell_times(group)
@@ -96,16 +105,16 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
             "The dwell time of image readouts is not known: the noise level of the noise scan is not scaled to them."
         )
     if model is not None:
-        noise_std = 1.0
-        warnings += _doubts("noise scan", level, is_from_margin=is_from_margin)
+        noise_std = group.readout_noise
+        warnings += _doubts("noise scan", level / noise_std, is_from_margin=is_from_margin)
     elif parameters.noise_level is not None:
-        noise_std = parameters.noise_level
+        noise_std = parameters.noise_level * group.readout_noise
         warnings += _doubts("parameter noise_level", level / noise_std, is_from_margin=is_from_margin)
     else:
         noise_std = level
     noise_source = _noise_source(group, parameters, model)
 
-    calibration, is_separate = _calibration(group, measured, lines, counts, model, scale)
+    calibration, is_separate = _calibration(group, measured, lines, counts, model, scale, correction)
     if group.calibration is not None and not is_separate:
         warnings.append(
             f"The separate calibration has fewer than {FEWEST_CALIBRATION_LINES} adjacent lines at its centre; "
@@ -130,7 +139,7 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
         noise_is_measured=noise_source is not NoiseSource.ESTIMATED,
         readout_sampled=readout_sampled,
     )
-    return Preparation(prepared, 1 / scale, noise_source, warnings)
+    return Preparation(prepared, 1 / scale, noise_source, [*correction.warnings, *warnings], correction.details)
 
 
 def _noise_source(group: Group, parameters: Parameters, model: NoiseModel | None) -> NoiseSource:
@@ -235,7 +244,13 @@ def _level_in_data(
 
 
 def _calibration(
-    group: Group, measured: _Lines, lines: Tensor, counts: Tensor, whitening: NoiseModel | None, scale: Tensor
+    group: Group,
+    measured: _Lines,
+    lines: Tensor,
+    counts: Tensor,
+    whitening: NoiseModel | None,
+    scale: Tensor,
+    correction: PhaseCorrection,
 ) -> tuple[Complex64[Tensor, "coils cz cy cx"] | None, bool]:
     """The fully sampled centre to estimate sensitivities from: separate lines, flagged lines, or whatever is dense.
 
@@ -247,7 +262,10 @@ def _calibration(
         weights = group.calibration.counts
         box = _centred_box(weights > 0, fewest)
         if box is not None:
-            kspace = _to_device(group.calibration.kspace, str(lines.device))[:, box[0], box[1]]
+            kspace = _to_device(group.calibration.kspace, str(lines.device))
+            if correction.calibration_phase is not None:
+                kspace = correct_calibration(group.calibration, correction.calibration_phase, str(lines.device))
+            kspace = kspace[:, box[0], box[1]]
             weight = torch.from_numpy(np.array(weights[box], np.float32)).to(lines.device)
             mean = kspace / weight[:, :, None]
             return (mean if whitening is None else whiten(mean[None], whitening, scale[:1])[0]), True

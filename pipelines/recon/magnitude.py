@@ -29,7 +29,7 @@ _BINOMIAL = tuple(tuple(float(a * b) for b in (1, 4, 6, 4, 1)) for a in (1, 4, 6
 
 
 def magnitude_deviation(
-    magnitude: Float32[Tensor, "*frames y x"], variance: Float32[Tensor, "*frames y x"], n_channels: int = 1
+    magnitude: Float32[Tensor, "*frames y x"], variance: Float32[Tensor, "*frames y x"], n_channels: int | float = 1
 ) -> Float32[Tensor, "*frames y x"]:
     """Standard deviation of a magnitude, in its own units.
 
@@ -41,7 +41,9 @@ def magnitude_deviation(
     Args:
         magnitude: magnitude images.
         variance: `E|n|^2` of the complex noise of one channel in each pixel; 0 where the image is zero by construction.
-        n_channels: channels combined by root sum of squares; 1 for a complex image.
+        n_channels: channels combined by root sum of squares; 1 for a complex image. Half of it where the noise has only
+            the part in phase with the signal (folded normal instead of Rice), and in between where the other part is
+            smaller; `variance` is then twice that of the part in phase.
     """
     known = variance > 0
     ratio = magnitude.square() / torch.where(known, variance, 1.0) - n_channels
@@ -53,7 +55,7 @@ def magnitude_deviation(
 
 
 def _average_alike(
-    ratio: Float32[Tensor, "n 1 y x"], known: Float32[Tensor, "n 1 y x"], n_channels: int
+    ratio: Float32[Tensor, "n 1 y x"], known: Float32[Tensor, "n 1 y x"], n_channels: int | float
 ) -> Float32[Tensor, "n 1 y x"]:
     """Mean of `A^2 / v` over neighbours that have the same within its noise, whose variance is `N + 2 A^2 / v`."""
     guide = _weighted_mean(ratio, known, _PLUS)
@@ -79,7 +81,7 @@ def _weighted_mean(values: Tensor, known: Tensor, kernel: Sequence[Sequence[floa
     return total / share.clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def _lookup(signal: Tensor, n_channels: int) -> Tensor:
+def _lookup(signal: Tensor, n_channels: int | float) -> Tensor:
     """Factor to sqrt(v/2) at signals in units of sqrt(v/2), by linear interpolation."""
     values, reach = _factors(n_channels)
     table = torch.from_numpy(values).to(signal.device)
@@ -90,7 +92,7 @@ def _lookup(signal: Tensor, n_channels: int) -> Tensor:
 
 
 @cache
-def _factors(n_channels: int) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], float]:
+def _factors(n_channels: int | float) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], float]:
     """Standard deviation of a noncentral chi variable with parts of variance 1, on a grid of noncentralities; its end.
 
     `sigma_m^2 = 2N + a^2 - mean^2`, `mean = sqrt(2) Gamma(N + 1/2) / Gamma(N) * 1F1(-1/2; N; -a^2/2)`.

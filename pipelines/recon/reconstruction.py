@@ -72,6 +72,7 @@ class Reconstructed:
         calibration: how the deviation was calibrated, for the meta; "analytic" for propagated noise.
         details: numbers worth recording in the meta (iterations, residual), already as text.
         stages_s: seconds by stage name (`csm`, `recon`, `uncertainty`).
+        warnings: sentences for the scanner.
     """
 
     image: Complex64[Tensor, "frames z y x"]
@@ -80,6 +81,7 @@ class Reconstructed:
     calibration: str = "analytic"
     details: dict[str, str] = field(default_factory=dict[str, str])
     stages_s: dict[str, float] = field(default_factory=dict[str, float])
+    warnings: tuple[str, ...] = ()
 
 
 class Reconstruction(Protocol):

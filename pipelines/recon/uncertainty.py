@@ -29,14 +29,17 @@ Only Cholesky factorisations are used: torch 2.13's batched LU on the CPU fails 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Complex64, Float32
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from pipelines.operators.encoding import ColumnNormal, encoding
-from pipelines.operators.fourier import uncentred
+from pipelines.operators.fourier import to_image, to_kspace, uncentred
 from pipelines.operators.sampling import sampling_weights
+from pipelines.preprocess.partial_fourier import NoiseResponse
 from pipelines.recon.magnitude import magnitude_deviation
 from pipelines.solvers.cg import conjugate_gradients
 
@@ -60,6 +63,7 @@ def sense_deviation(
     weight: float,
     image: Complex64[Tensor, "frames z y x"],
     readout_sampled: Bool[Tensor, "x"],
+    responses: Sequence[NoiseResponse] = (),
 ) -> Float32[Tensor, "frames z y x"]:
     """Standard deviation of `|image|` from measurement noise.
 
@@ -72,33 +76,48 @@ def sense_deviation(
         image: the reconstruction; tells where it is so close to the noise that its magnitude varies less than the
             noise does.
         readout_sampled: which columns of k-space were measured.
+        responses: what partial Fourier did to the noise of each frame, the same for frames of the same counts; nothing
+            by default.
     """
     patterns, which = torch.unique(counts, dim=0, return_inverse=True)
-    per_pattern = torch.stack([_pattern_variance(maps, pattern, weight, readout_sampled) for pattern in patterns])
-    variance = per_pattern[which] * noise_std**2
-    return magnitude_deviation(image.abs(), variance)
+    deviation = torch.empty(image.shape, device=image.device)
+    for number, pattern in enumerate(patterns):
+        frames = torch.nonzero(which == number)[:, 0]
+        response = responses[int(frames[0])] if responses else NoiseResponse(torch.ones((1, 1, 1)), 1.0)
+        filters = response.weights.to(maps.device)
+        variance = _pattern_variance(maps, pattern, weight, readout_sampled, filters) * noise_std**2
+        magnitude = image[frames].abs()
+        deviation[frames] = magnitude_deviation(magnitude, variance.expand(magnitude.shape), response.channels)
+    return deviation
 
 
-def _pattern_variance(maps: Tensor, counts: Tensor, weight: float, readout_sampled: Tensor) -> Tensor:
-    """Variance of the complex image for unit noise and one sampling pattern, `(z, y, x)`."""
+def _pattern_variance(maps: Tensor, counts: Tensor, weight: float, readout_sampled: Tensor, filters: Tensor) -> Tensor:
+    """Variance of the complex image for unit noise and one sampling pattern, `(z, y, x)`.
+
+    Args:
+        maps: coil sensitivities.
+        counts: of this pattern.
+        weight: Tikhonov weight.
+        readout_sampled: which columns of k-space were measured.
+        filters: weights of the image's k-space; of size 1 along axes on which they do not vary.
+    """
     intensity = maps.abs().square().sum(0)
     weight = max(weight, SMALLEST_WEIGHT * float(counts.max()))
     along_y, along_z = counts[:1], counts[:, :1]
-    if not bool(readout_sampled.all()):
-        variance = _replica_variance(maps, counts, weight, readout_sampled)
-    elif bool((counts == along_y).all()):
-        variance = _axis_variance(maps, along_y[0], weight)
-    elif bool((counts == along_z).all()):
-        variance = _axis_variance(maps.transpose(1, 2), along_z[:, 0], weight).transpose(0, 1)
+    if bool(readout_sampled.all()) and filters.shape[::2] == (1, 1) and bool((counts == along_y).all()):
+        variance = _axis_variance(maps, along_y[0], weight, filters.flatten())
+    elif bool(readout_sampled.all()) and filters.shape[1:] == (1, 1) and bool((counts == along_z).all()):
+        variance = _axis_variance(maps.transpose(1, 2), along_z[:, 0], weight, filters.flatten()).transpose(0, 1)
     else:
-        variance = _replica_variance(maps, counts, weight, readout_sampled)
+        variance = _replica_variance(maps, counts, weight, readout_sampled, filters)
     return torch.where(intensity > 0, variance.clamp(min=0), 0.0)
 
 
-def _axis_variance(maps: Tensor, counts: Tensor, weight: float) -> Tensor:
-    """Variance when sampling varies along the middle axis only; maps `(coils, z, y, x)`, counts `(y,)`."""
+def _axis_variance(maps: Tensor, counts: Tensor, weight: float, filters: Tensor) -> Tensor:
+    """Variance when sampling varies along the middle axis only; maps `(coils, z, y, x)`, counts and filters `(y,)`."""
     period = _period(counts)
-    if period <= LONGEST_PERIOD:
+    is_filtered = len(filters) > 1
+    if period <= LONGEST_PERIOD and not is_filtered:
         return _alias_set_variance(maps, counts, weight, period)
     intensity = maps.abs().square().sum(0)
     baseline = 1 / intensity.clamp(min=torch.finfo(torch.float32).tiny)
@@ -109,9 +128,10 @@ def _axis_variance(maps: Tensor, counts: Tensor, weight: float) -> Tensor:
         dense, sparse = gaps[gaps == 1].sum() / gaps.sum(), gaps[gaps > 1].sum() / gaps.sum()
         baseline = dense * baseline + sparse * _alias_set_variance(maps, lattice, weight, _period(lattice))
     work = COLUMN_WORK if lattice is not None else 2 * COLUMN_WORK
+    spread = _point_spread(filters) if is_filtered else None
     return torch.stack(
         [
-            _column_variance(maps[:, z], intensity[z] > 0, baseline[z], counts, weight, work)
+            _column_variance(maps[:, z], intensity[z] > 0, baseline[z], counts, weight, work, spread)
             for z in range(maps.shape[1])
         ]
     )
@@ -177,11 +197,18 @@ def _invert_in_place(matrix: list[list[Tensor]]) -> list[list[Tensor]]:
 
 
 def _column_variance(
-    maps: Tensor, inside: Tensor, baseline: Tensor, counts: Tensor, weight: float, work: float
+    maps: Tensor,
+    inside: Tensor,
+    baseline: Tensor,
+    counts: Tensor,
+    weight: float,
+    work: float,
+    filter_spread: Tensor | None,
 ) -> Tensor:
     """Variance of one partition, `(y, x)`, from dense systems of some columns; maps `(coils, y, x)`.
 
-    As many columns as the work allows; between them the ratio to the baseline is interpolated.
+    As many columns as the work allows; between them the ratio to the baseline is interpolated. With a filter (its point
+    spread) the image is filtered along y afterwards, which takes three times the work.
     """
     n, width = inside.shape
     offset = torch.arange(n, device=maps.device)
@@ -202,7 +229,13 @@ def _column_variance(
         system = coupling[rows][:, rows] * (column.mH @ column)
         system.diagonal().add_(weight)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
-        variance = inverse.diagonal().real - weight * inverse.abs().square().sum(1)
+        if filter_spread is None:
+            variance = inverse.diagonal().real - weight * inverse.abs().square().sum(1)
+        else:
+            filtered = filter_spread[(rows[:, None] - rows) % n] @ inverse
+            # T (B - w B^2) T^H; B is Hermitian
+            variance = (filtered * filter_spread[(rows[:, None] - rows) % n].conj()).sum(1).real
+            variance = variance - weight * filtered.abs().square().sum(1)
         ratio[rows, index] = variance / baseline[rows, x].clamp(min=torch.finfo(torch.float32).tiny)
         known[rows, index] = 1
     return torch.where(inside, _interpolate(ratio, known, chosen, width) * baseline, 0.0)
@@ -224,7 +257,7 @@ def _interpolate(ratio: Tensor, known: Tensor, chosen: Tensor, width: int) -> Te
     return filled[:, left] * (1 - part) + filled[:, right] * part
 
 
-def _replica_variance(maps: Tensor, counts: Tensor, weight: float, readout_sampled: Tensor) -> Tensor:
+def _replica_variance(maps: Tensor, counts: Tensor, weight: float, readout_sampled: Tensor, filters: Tensor) -> Tensor:
     """Variance over reconstructions of pure noise, averaged over neighbouring pixels."""
     weights = sampling_weights(counts[None], readout_sampled)
     forward = encoding(maps, weights)
@@ -241,7 +274,11 @@ def _replica_variance(maps: Tensor, counts: Tensor, weight: float, readout_sampl
         lambda columns: normal(columns) + weight * columns, normal.to_columns(right_side), iterations=30, tolerance=1e-3
     )
     intensity = maps.abs().square().sum(0)
-    power = normal.to_image(solved.solution).abs().square().mean(0) * intensity
+    image = normal.to_image(solved.solution)
+    axes = tuple(axis - 3 for axis in range(3) if filters.shape[axis] > 1)
+    if axes:
+        image = to_image(to_kspace(image, axes) * filters, axes)
+    power = image.abs().square().mean(0) * intensity
     inside = (intensity > 0).float()
     mean = _window_mean(power) / _window_mean(inside).clamp(min=1 / REPLICA_WINDOW**2)
     return mean / intensity.clamp(min=torch.finfo(torch.float32).tiny)

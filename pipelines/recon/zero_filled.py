@@ -5,7 +5,7 @@ distance to either neighbour; 1 where lines are dense, R where every R-th was me
 then has its peak at 1, so that tissue is as bright as in a fully sampled image with or without extra calibration
 lines, and different accelerations can be compared. Aliases keep the strength that they have in the data; nothing
 hides that the image is not a parallel-imaging reconstruction. K-space that was never reached (partial Fourier) stays
-zero.
+zero, unless a method to restore it is chosen (`pipelines/preprocess/partial_fourier.py`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from torch.nn.functional import avg_pool2d
 from pipelines.errors import ReconstructionError
 from pipelines.operators.fourier import to_image
 from pipelines.parts import Part
+from pipelines.preprocess.partial_fourier import restore_frames
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES, estimate_maps
 from pipelines.recon.magnitude import magnitude_deviation
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
-from pipelines.registry import ZeroFilledParameters
+from pipelines.registry import PartialFourierMethod, ZeroFilledParameters
 
 DENSITY_WINDOW = 9
 """Lines along z and y over which the density of a pattern without structure is averaged."""
@@ -34,11 +35,12 @@ class ZeroFilled:
 
     The noise of every coil image is white with variance `s^2 sum(d^2 / counts) / n`, the same in every pixel.
     Sensitivities are normalised, so the combined noise has that variance too; the root of the sum of squares is
-    noncentral chi distributed.
+    noncentral chi distributed. Partial Fourier filters that noise: its weights go into the sum.
     """
 
     def __init__(self, parameters: ZeroFilledParameters, device: str) -> None:
         self._combine = parameters.combine
+        self._partial_fourier: PartialFourierMethod = parameters.partial_fourier
         self._needs_phase = set(parameters.parts) != {Part.MAGNITUDE}
         self._device = torch.device(device)
 
@@ -65,22 +67,31 @@ class ZeroFilled:
         mapped = self._clock()
         weights = density_weights(prepared.counts)
         coils = to_image(prepared.kspace * weights[:, None, :, :, None], (-3, -2, -1))
-        image = (coils * maps.conj()).sum(1) if maps is not None else _root_sum_of_squares(coils)
+        kept = prepared.counts, prepared.readout_sampled
+        if maps is not None:
+            coils = (coils * maps.conj()).sum(1, keepdim=True)
+        restored = restore_frames(coils, *kept, self._partial_fourier, is_unaliased=False)
+        image = restored.image[:, 0] if maps is not None else _root_sum_of_squares(restored.image)
         combined = self._clock()
         share = weights.square() / prepared.counts.clamp(min=1)
-        noise = prepared.noise_std**2 * share.mean((1, 2)) * prepared.readout_sampled.float().mean()
-        variance = noise[:, None, None, None].expand(image.shape)
-        if maps is not None:
-            deviation = magnitude_deviation(image.abs(), variance * maps.abs().square().sum(0))
-        else:
-            deviation = magnitude_deviation(image.abs(), variance, coils.shape[1])
+        power = torch.ones(coils.shape[-1:], device=coils.device) if maps is None else maps.abs().square().sum(0)
+        deviation = torch.empty(image.shape, device=image.device)
+        for frame, response in enumerate(restored.responses):
+            filtered = response.weights.to(image.device).square() * share[frame][:, :, None] * prepared.readout_sampled
+            variance = (prepared.noise_std**2 * filtered.mean() * power).expand(image.shape[1:])
+            n_channels = coils.shape[1] * response.channels
+            deviation[frame] = magnitude_deviation(image[frame].abs(), variance, n_channels)
         stages_s = {
             "csm": mapped - started,
             "recon": combined - mapped,
             "uncertainty": self._clock() - combined,
         }
         details = {"ReconCoilCombination": "rss" if maps is None else "sensitivity"}
-        return Reconstructed(image, deviation, UncertaintyKind.NOISE, "analytic", details, stages_s)
+        if restored.note:
+            details["ReconPartialFourier"] = restored.note
+        return Reconstructed(
+            image, deviation, UncertaintyKind.NOISE, "analytic", details, stages_s, warnings=restored.warnings
+        )
 
     def _clock(self) -> float:
         """Seconds, once the device has finished what it was given."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from pipelines.assembly.frame import Completion, Group, GroupKey, NoiseCovariance
-from pipelines.mrd import ACQUISITION_HEADER
+from pipelines.mrd import ACQUISITION_HEADER, WAVEFORM_HEADER, AcquisitionFlag, Acquisitions, Waveform
 from pipelines.scan_header import Encoding, Limit, ScanHeader, Space
 
 DWELL_US = 5.0
@@ -68,3 +69,120 @@ def make_group(rng: np.random.Generator) -> MakeGroup:
         return Group(**(values | changes))
 
     return make
+
+
+START_TICK = 14_400_000
+TICK_S = 0.0025
+
+
+class Hearts:
+    """Heartbeats, and what is measured while they go on; times in ticks of 2.5 ms from `START_TICK`."""
+
+    @staticmethod
+    def ecg(
+        triggers_s: Sequence[float],
+        sample_time_s: float,
+        rng: np.random.Generator,
+        *,
+        noise: float = 0.05,
+        drift: float = 0.5,
+        hum: float = 0.05,
+        t_wave: float = 0.4,
+    ) -> np.ndarray[Any, Any]:
+        """One lead until a second after the last trigger: P, QRS and T waves as Gaussians, the R wave 1 high.
+
+        Wave shapes after McSharry 2003 (doi:10.1109/TBME.2003.808805); in a magnet the T wave is taller.
+        """
+        time_s = np.arange(round((triggers_s[-1] + 1) / sample_time_s)) * sample_time_s
+        signal = drift * np.sin(2 * np.pi * 0.25 * time_s + 1) + hum * np.sin(2 * np.pi * 50 * time_s)
+        signal += noise * rng.standard_normal(len(time_s))
+        for at_s, interval_s in zip(triggers_s, np.diff(triggers_s, append=triggers_s[-1] + 0.8), strict=True):
+            later = np.sqrt(interval_s)
+            waves = [(-0.17 * later, 0.025, 0.12), (-0.025, 0.01, -0.15), (0, 0.011, 1.0), (0.028, 0.011, -0.25)]
+            for offset_s, width_s, height in [*waves, (0.28 * later, 0.045, t_wave)]:
+                signal += height * np.exp(-(((time_s - at_s - offset_s) / width_s) ** 2) / 2)
+        return signal
+
+    @staticmethod
+    def waveforms(
+        channels: np.ndarray[Any, Any],
+        *,
+        number: int = 0,
+        sample_time_us: float = 2500.0,
+        at: int = 0,
+        packet: int = 80,
+    ) -> list[Waveform]:
+        """`(channels, samples)` cut into packets; the first sample is taken at tick `at`."""
+        out = []
+        for start in range(0, channels.shape[1], packet):
+            part = np.ascontiguousarray(channels[:, start : start + packet]).astype(np.int64).astype(np.uint32)
+            header = np.zeros((), WAVEFORM_HEADER)
+            header["time_stamp"] = START_TICK + at + round(start * sample_time_us / 2500)
+            header["channels"], header["number_of_samples"] = part.shape
+            header["sample_time_us"], header["waveform_id"] = sample_time_us, number
+            out.append(Waveform(header, part))
+        return out
+
+    @staticmethod
+    def marks(triggers: Sequence[int], stop: int, *, leads: int = 4, length: int = 3) -> np.ndarray[Any, Any]:
+        """Leads of nothing but a constant, and the scanner's trigger channel, one sample a tick from tick 0."""
+        channels = np.full((leads + 1, stop), 2048)
+        channels[-1] = 0
+        for trigger in triggers:
+            if 0 <= trigger < stop:
+                channels[-1, trigger : trigger + length] = 1
+        return channels
+
+    @staticmethod
+    def stamp(readout: Acquisitions, tick: int, triggers: Sequence[int] = ()) -> Acquisitions:
+        """The readout with its time stamp and, where there was a trigger before, the ticks since then."""
+        readout.headers["acquisition_time_stamp"] = START_TICK + tick
+        before = [trigger for trigger in triggers if trigger <= tick]
+        readout.headers["physiology_time_stamp"][:, 0] = tick - before[-1] if before else 0
+        return readout
+
+    @staticmethod
+    def free_running(
+        kspace: Callable[[float], np.ndarray[Any, Any]],
+        n_lines: int,
+        triggers: Sequence[int],
+        *,
+        segment: int = 8,
+        ticks_a_readout: int = 2,
+        slice_: int = 0,
+        with_stamps: bool = True,
+    ) -> list[Acquisitions]:
+        """A segmented free-running cine: each beat measures one segment of lines over and over.
+
+        Args:
+            kspace: `(coils, lines, samples)` at a cardiac phase in [0, 1).
+            n_lines: lines of k-space, a multiple of `segment`.
+            triggers: ticks; readouts go from the first to the last.
+            segment: lines of a segment.
+            ticks_a_readout: between readouts.
+            slice_: counter of all readouts.
+            with_stamps: whether readouts have time stamps of the trigger.
+        """
+        out = []
+        for beat, (start, stop) in enumerate(itertools.pairwise(triggers)):
+            for number, tick in enumerate(range(start, stop, ticks_a_readout)):
+                line = (beat * segment + number % segment) % n_lines
+                samples = kspace((tick - start) / (stop - start))[None, :, line]
+                header = np.zeros(1, ACQUISITION_HEADER)
+                header["version"], header["sample_time_us"] = 1, DWELL_US
+                header["number_of_samples"], header["center_sample"] = samples.shape[2], samples.shape[2] // 2
+                header["active_channels"] = header["available_channels"] = samples.shape[1]
+                header["read_dir"], header["phase_dir"], header["slice_dir"] = (1, 0, 0), (0, 1, 0), (0, 0, 1)
+                header["idx"]["kspace_encode_step_1"], header["idx"]["slice"] = line, slice_
+                if (
+                    number % segment == segment - 1
+                ):  # scanners end the segments, which are not the ends of anything here
+                    header["flags"] = AcquisitionFlag.LAST_IN_SLICE.mask
+                readout = Acquisitions.from_arrays(header, samples.astype(np.complex64))
+                out.append(Hearts.stamp(readout, tick, triggers if with_stamps else ()))
+        return out
+
+
+@pytest.fixture(scope="session")
+def hearts() -> type[Hearts]:
+    return Hearts

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import HeaderError
+from pipelines.readout_gradient import Trapezoid
 from pipelines.scan_header import (
     DEFAULT_NOISE_BANDWIDTH,
     CalibrationMode,
@@ -337,3 +338,36 @@ def test_a_header_written_by_ismrmrd_python_is_read():
     written = xsd.CreateFromDocument(document()).toXML().encode()
     assert b'encoding="ascii"' in written
     assert parse_scan_header(written) == parse_scan_header(document())
+
+
+def description(*parameters: tuple[str, str, object]) -> str:
+    inside = "".join(
+        f"<userParameter{kind}><name>{name}</name><value>{value}</value></userParameter{kind}>"
+        for kind, name, value in parameters
+    )
+    return f"<trajectoryDescription><identifier>ConventionalEPI</identifier>{inside}</trajectoryDescription>"
+
+
+def test_readout_gradient_of_epi_is_read_from_the_trajectory_description():
+    times = [("rampUpTime", 120), ("rampDownTime", 110), ("flatTopTime", 280), ("acqDelayTime", 20), ("etl", 64)]
+    more = description(*(("Long", *each) for each in times), ("Double", "dwellTime", 3.4))
+    xml = document(more=more).replace(b"cartesian", b"epi")
+
+    agrees_with_schema_classes(parse_scan_header(xml), xml)
+
+    found = parse_scan_header(xml).encodings[0].readout_gradient
+    assert found == Trapezoid(ramp_up=120, flat_top=280, ramp_down=110, delay=20, dwell=3.4)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        [],
+        [("Long", "rampUpTime", "soon"), ("Double", "dwellTime", "-3")],
+        [("Double", "flatTopTime", "1e99"), ("Long", "interleaves", 1)],
+    ],
+)
+def test_trajectory_descriptions_that_cannot_be_read_are_ignored(parameters: list[tuple[str, str, object]]):
+    broken = "<userParameterLong><name>rampUpTime</name><name>a</name></userParameterLong></trajectoryDescription>"
+    for more in (description(*parameters), description(*parameters).replace("</trajectoryDescription>", broken)):
+        assert parse_scan_header(document(more=more)).encodings[0].readout_gradient is None

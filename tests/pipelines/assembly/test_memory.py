@@ -75,6 +75,6 @@ def test_non_cartesian_memory_counts_the_trajectory(streams: Streams):
 
 
 def test_space_that_is_not_assembled_says_why(streams: Streams):
-    need = scan_memory(streams.scan(trajectory=TrajectoryType.EPI), Grouping.SLICE, 2)[0]
+    need = scan_memory(streams.scan(z=2, trajectory=TrajectoryType.SPIRAL), Grouping.SLICE, 2)[0]
     assert isinstance(need, AssemblyError)
-    assert "epi" in str(need)
+    assert "2 partitions" in str(need)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_jobs import make_group, make_job
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipelines.mrd import IMAGE_HEADER, Image, ImageDataType
+from pipelines.mrd import IMAGE_HEADER, WAVEFORM_HEADER, Image, ImageDataType, Waveform
 from server.errors import ExecutionError
 from server.execution.encoding import (
+    JOB_HEAD,
     REPLY_HEAD,
     Reply,
+    SlotViews,
     check_reply_head,
+    decode_job,
     decode_reply,
+    encode_job,
     encode_reply,
 )
+from server.execution.shared_memory import SharedSlots
 
 pixels = st.sampled_from(list(ImageDataType)).flatmap(
     lambda kind: hnp.arrays(kind.dtype, hnp.array_shapes(min_dims=4, max_dims=4, min_side=0, max_side=4))
@@ -81,3 +89,23 @@ def test_nonsense_from_a_worker_is_a_coded_error(text: bytes) -> None:
 def test_an_impossible_size_is_refused_before_memory_is_taken(lengths: tuple[int, int]) -> None:
     with pytest.raises(ExecutionError, match="impossible size"):
         check_reply_head(REPLY_HEAD.pack(*lengths))
+
+
+def test_a_group_takes_its_waveforms_along() -> None:
+    slots = SharedSlots(16 << 20, prefault_bytes=0)
+    header = np.zeros((), WAVEFORM_HEADER)
+    header["waveform_id"], header["time_stamp"] = 1024, 77
+    waveforms = (Waveform(header, np.arange(10, dtype=np.uint32).reshape(2, 5)),)
+    group = replace(make_group(slots), waveforms=waveforms)
+    (head, *buffers), _ = encode_job(make_job(group), slots)
+    n_buffers, n_text = JOB_HEAD.unpack_from(head)
+    text = bytes(head)[JOB_HEAD.size + 8 * n_buffers :]
+    assert len(text) == n_text
+    fd = slots.open_for_reading()
+    found = decode_job(memoryview(text), [bytearray(buffer) for buffer in buffers], SlotViews(fd)).group
+    os.close(fd)
+    assert [each.header.tobytes() for each in found.waveforms] == [header.tobytes()]
+    np.testing.assert_array_equal(found.waveforms[0].samples, waveforms[0].samples)
+    del found
+    group.release()
+    slots.close()
