@@ -18,7 +18,7 @@ from pipelines.assembly.gating import GatedAssembly, Gating
 from pipelines.assembly.limits import AssemblyLimits
 from pipelines.errors import AssemblyError, BudgetError
 from pipelines.mrd import AcquisitionFlag, Acquisitions, Waveform
-from pipelines.scan_header import CalibrationMode, ScanHeader, TrajectoryType
+from pipelines.scan_header import CalibrationMode, ScanHeader
 
 if TYPE_CHECKING:
     Hearts = Any
@@ -378,7 +378,7 @@ def test_gated_phases_of_a_slice_make_one_cine_group(streams: Streams, hearts: H
     expected, _ = sort_plainly(readouts, REGULAR[:-1], 4)
     if empty is not None:  # nothing was measured in this quarter of each heartbeat
         ticks = [int(readout.headers["acquisition_time_stamp"][0]) - START_TICK for readout in readouts]
-        in_phase = [sum((start <= t < start + w) * int(4 * (t - start) // w) for start, w in beats()) for t in ticks]
+        in_phase = [sum((a <= t < b) * int(4 * (t - a) // (b - a)) for a, b in pairwise(REGULAR)) for t in ticks]
         readouts = [readout for readout, phase in zip(readouts, in_phase, strict=True) if phase != empty]
     (group,), _ = assemble(streams, readouts, grouping=Grouping.CINE, gating="trigger", view_sharing=1)
     phases = [phase for phase in range(4) if phase != empty]
@@ -387,21 +387,6 @@ def test_gated_phases_of_a_slice_make_one_cine_group(streams: Streams, hearts: H
         kspace, counts = expected[phase]
         np.testing.assert_array_equal(group.kspace[frame, :, 0], kspace)
         np.testing.assert_array_equal(group.counts[frame, 0], counts)
-
-
-def beats() -> list[tuple[int, int]]:
-    """Start and length of each heartbeat in ticks, the one behind the last known trigger included."""
-    return [(start, stop - start) for start, stop in pairwise(REGULAR[:-1])] + [
-        (REGULAR[-2], REGULAR[-1] - REGULAR[-2])
-    ]
-
-
-@pytest.mark.parametrize("kind", [TrajectoryType.RADIAL, TrajectoryType.GOLDENANGLE])
-def test_spokes_that_only_their_running_number_tells_apart_are_not_gated(
-    streams: Streams, kind: TrajectoryType
-) -> None:
-    with pytest.raises(AssemblyError, match="expected limits of kspace_encoding_step_1"):
-        assemble(streams, [], scan=streams.scan(N_LINES, trajectory=kind))
 
 
 def test_without_cardiac_phases_readouts_go_straight_into_groups(streams: Streams) -> None:
