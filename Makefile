@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0
 
-.PHONY: help setup demo test lint bench image-test clean
+.PHONY: help setup tools demo test lint bench image-test clean
 help:           ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -14,6 +14,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
+
+tools:          ## Debian's bart and ismrmrd-tools, which some tests compare with; those are skipped without
+	$(shell [ "$$(id -u)" = 0 ] || echo sudo) apt-get update -q
+	$(shell [ "$$(id -u)" = 0 ] || echo sudo) apt-get install -qy --no-install-recommends bart ismrmrd-tools
 
 demo: setup     ## a scan through a server on this machine; pictures in demo-output/
 	$(BIN)/echotrain demo --output demo-output

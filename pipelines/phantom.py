@@ -100,6 +100,66 @@ def birdcage_coils(
     return maps.astype(np.complex64)
 
 
+def birdcage_coils_3d(
+    n_coils: int, shape: tuple[int, int, int], *, aspect: float = 1.0, radius: float = 1.5
+) -> NDArray[np.complex64]:
+    """Sensitivities that vary along z as well, `(coils, z, y, x)` complex64, root sum of squares 1 everywhere.
+
+    Coils sit on two rings, in turn above and below the middle of the slab, so that aliases along z can be told apart.
+
+    Args:
+        n_coils: coils in all; one coil has a constant sensitivity of 1.
+        shape: z, y, x.
+        aspect: extent of the slab along z over the field of view along y.
+        radius: radius of the rings, relative to half the field of view.
+    """
+    if n_coils == 1:
+        return np.ones((1, *shape), np.complex64)
+    z, y, x = np.meshgrid(*(_centred_axis(n) for n in shape), indexing="ij", sparse=True)
+    maps = np.empty((n_coils, *shape), np.complex128)
+    for coil in range(n_coils):
+        angle = 2 * np.pi * coil / n_coils
+        height = (0.5 if coil % 2 else -0.5) * aspect
+        dx, dy, dz = x - radius * np.cos(angle), y - radius * np.sin(angle), z * aspect - height
+        # A loop sees along its axis, so sensitivity falls off faster along z than with the distance alone.
+        distance = np.sqrt(dx**2 + dy**2 + (3 * dz) ** 2)
+        maps[coil] = np.exp(1j * (np.arctan2(dx, -dy) + angle + 0.5 * dz)) / distance
+    maps /= np.sqrt((np.abs(maps) ** 2).sum(axis=0))
+    return maps.astype(np.complex64)
+
+
+def beating_heart(n_phases: int, n_y: int, n_x: int) -> NDArray[np.float32]:
+    """A chest with a beating ventricle through one heart cycle, `(phases, y, x)` float32 between 0 and 1.
+
+    Phase 0 is the R peak (end of diastole). The ventricle contracts to two thirds of its radius at 35 % of the cycle,
+    relaxes, and rests from 75 % on; its wall thickens so that its area stays. The rest of the chest is still.
+    """
+    s = _SUPERSAMPLING
+    y, x = np.meshgrid(_centred_axis(n_y * s), _centred_axis(n_x * s), indexing="ij", sparse=True)
+    chest = 0.35 * ((x / 0.85) ** 2 + (y / 0.62) ** 2 <= 1)
+    chest = chest - 0.25 * (((np.abs(x) - 0.42) / 0.28) ** 2 + (y / 0.42) ** 2 <= 1)
+    chest = chest + 0.45 * ((x / 0.09) ** 2 + ((y - 0.45) / 0.09) ** 2 <= 1)
+    from_heart = np.sqrt((x - 0.12) ** 2 + ((y + 0.08) / 1.1) ** 2)
+    frames = np.empty((n_phases, n_y, n_x), np.float32)
+    for number in range(n_phases):
+        blood = 0.20 * heart_radius(number / n_phases)
+        wall = np.sqrt(blood**2 + 0.26**2 - 0.20**2)
+        fine = np.where(from_heart <= wall, 0.5, chest)
+        fine = np.where(from_heart <= blood, 1.0, fine)
+        frames[number] = fine.reshape(n_y, s, n_x, s).mean(axis=(1, 3))
+    return frames
+
+
+def heart_radius(phase: float) -> float:
+    """Radius of the ventricle relative to the end of diastole, by the part of the heart cycle that is over (0 to 1)."""
+    phase %= 1.0
+    if phase < 0.35:
+        return float(1 - np.sin(np.pi * phase / 0.7) ** 2 / 3)
+    if phase < 0.75:
+        return float(1 - np.cos(np.pi * (phase - 0.35) / 0.8) ** 2 / 3)
+    return 1.0
+
+
 def noise_covariance(
     n_coils: int, standard_deviation: float, rng: np.random.Generator, *, correlation: float = 0.25, spread: float = 0.2
 ) -> NDArray[np.complex128]:

@@ -1,23 +1,19 @@
-"""What a simulated scan measures, and in which order; knows nothing of objects, coils or noise samples."""
+"""What a simulated scan measures; knows nothing of objects, coils or noise samples, nor of the order of readouts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.mrd import AcquisitionFlag
+from pipelines.mrd import COUNTERS, AcquisitionFlag
 from pipelines.scan_header import DEFAULT_NOISE_BANDWIDTH, CalibrationMode
 
 Vector = tuple[float, float, float]
-
-PLAN: Final = np.dtype(
-    [("frame", "<u2"), ("slice", "<u2"), ("average", "<u2"), ("line", "<u2"), ("flags", "<u8"), ("is_separate", "?")]
-)
-"""One readout of the plan; `line` is the row of the encoded grid, whose k-space centre is row n//2."""
 
 
 class Pattern(StrEnum):
@@ -81,19 +77,28 @@ class Protocol:
         pattern: lines measured.
         acceleration: R along y.
         calibration_lines: lines of the fully sampled region; 0 for none.
-        calibration_mode: `embedded` (flags 20 and 21 among the image lines) or `separate` (flag 20 before them).
+        calibration_mode: `embedded` (flags 20 and 21 among the image lines), `separate` (flag 20 before them),
+            `external` (the same, with counters that start at `calibration_start`), or `interleaved` (no calibration
+            lines: each frame measures other lines, which together are all of them, as in TGRAPPA).
+        calibration_start: counter of the first external calibration line.
         slice_order: order of the slices of a frame.
         repetitions: how often the object is measured; only for an object of one frame.
         frame_counter: what the frames are.
+        frame_counters: instead, several counters with their sizes, the fastest first, of which the frames are all
+            combinations: `((CONTRAST, 2), (PHASE, 5))` for an object of ten frames.
+        first_counters: what counters (`phase`, `slice`, ...) start at, where that is not 0.
         averages: how often each line is measured, with new noise.
         oversampling: of the readout; 2 on most scanners, 1 for none.
         phase_oversampling: lines added along y for a larger field of view, relative; 0 for none.
         partial_fourier: part of the lines along y that is measured; the earliest are left out.
         partial_echo: part of the readout that is measured; the earliest samples are left out (asymmetric echo).
+        recon_matrix: pixels along x and y that the header asks for, where they are to be interpolated; the object's
+            otherwise.
         field_of_view_mm: along x and y of the image.
         slice_thickness_mm: of each slice.
         slice_gap_mm: between neighbouring slices.
         geometry: of the stack.
+        table_position_mm: of the patient table.
         noise_std: root mean square over coils of the complex noise of a raw readout sample, in the object's units; 0
             for none.
         noise_correlation: magnitude of the correlation between neighbouring coils.
@@ -112,18 +117,23 @@ class Protocol:
     acceleration: int = 1
     calibration_lines: int = 24
     calibration_mode: CalibrationMode = CalibrationMode.EMBEDDED
+    calibration_start: int = 0
     slice_order: SliceOrder = SliceOrder.SEQUENTIAL
     repetitions: int = 1
     frame_counter: FrameCounter = FrameCounter.REPETITION
+    frame_counters: tuple[tuple[FrameCounter, int], ...] = ()
+    first_counters: Mapping[str, int] = field(default_factory=dict[str, int])
     averages: int = 1
     oversampling: int = 2
     phase_oversampling: float = 0.0
     partial_fourier: float = 1.0
     partial_echo: float = 1.0
+    recon_matrix: tuple[int, int] | None = None
     field_of_view_mm: tuple[float, float] = (220.0, 220.0)
     slice_thickness_mm: float = 5.0
     slice_gap_mm: float = 1.0
     geometry: Geometry = field(default_factory=Geometry)
+    table_position_mm: Vector = (0.0, 0.0, 0.0)
     noise_std: float = 0.02
     noise_correlation: float = 0.25
     noise_readouts: int = 32
@@ -157,13 +167,34 @@ class Protocol:
         for name in ("dwell_us", "noise_dwell_us", "noise_bandwidth", "slice_thickness_mm", "repetition_time_ms"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0, not {getattr(self, name)}")
-        if self.calibration_mode not in (CalibrationMode.EMBEDDED, CalibrationMode.SEPARATE):
-            raise ValueError(f"calibration_mode must be embedded or separate, not {self.calibration_mode.value}")
+        if self.calibration_mode is CalibrationMode.OTHER:
+            raise ValueError("calibration_mode must say how calibration lines come, not other")
+        unknown = set(self.first_counters) - set(COUNTERS[2:])
+        if unknown:
+            raise ValueError(f"first_counters knows {', '.join(COUNTERS[2:])}, not {', '.join(sorted(unknown))}")
 
     @property
     def is_accelerated(self) -> bool:
         """Whether lines are left out to save time."""
         return self.acceleration > 1 and self.pattern is not Pattern.FULL
+
+    @property
+    def is_calibrated_apart(self) -> bool:
+        """Whether calibration lines come before the image lines, on a grid of their own."""
+        return self.calibration_mode in (CalibrationMode.SEPARATE, CalibrationMode.EXTERNAL)
+
+    def counters_of_frames(self, n_frames: int) -> dict[FrameCounter, NDArray[np.intp]]:
+        """What each counter counts for the frames of an object, from 0, `(frames,)`; fastest first.
+
+        Raises:
+            ValueError: `frame_counters` has another number of combinations.
+        """
+        if not self.frame_counters:
+            return {self.frame_counter: np.arange(n_frames)}
+        names, sizes = zip(*self.frame_counters, strict=True)
+        if prod(sizes) != n_frames:
+            raise ValueError(f"frame_counters has {prod(sizes)} combinations, the object has {n_frames} frames")
+        return dict(zip(names, np.unravel_index(np.arange(n_frames), sizes, order="F"), strict=True))
 
     def encoded_lines(self, n_y: int) -> int:
         """Rows of the encoded grid for an image of `n_y` rows, phase oversampling included; of the same parity."""
@@ -178,76 +209,6 @@ class Protocol:
         """Samples at the start of each readout that an asymmetric echo leaves out."""
         samples = n_x * self.oversampling
         return samples - round(samples * self.partial_echo)
-
-
-def plan_frame(protocol: Protocol, frame: int, n_slices: int, n_y: int) -> NDArray[np.void]:
-    """The readouts of one frame in the order of measurement, `(n,)` of `PLAN`, with their flags.
-
-    Separate calibration lines come before the image lines of the first frame and carry no FIRST or LAST flag.
-    """
-    image_lines, calibration = _choose_lines(protocol, frame, n_y)
-    embedded = protocol.calibration_mode is CalibrationMode.EMBEDDED
-    lines = np.union1d(image_lines, calibration) if embedded else image_lines
-    if protocol.slice_order is SliceOrder.SEQUENTIAL:
-        slices, averages, rows = np.meshgrid(np.arange(n_slices), np.arange(protocol.averages), lines, indexing="ij")
-    else:
-        order = np.concatenate([np.arange(0, n_slices, 2), np.arange(1, n_slices, 2)])
-        averages, rows, slices = np.meshgrid(np.arange(protocol.averages), lines, order, indexing="ij")
-    plan = np.zeros(rows.size, PLAN)
-    plan["frame"], plan["slice"], plan["average"], plan["line"] = frame, slices.ravel(), averages.ravel(), rows.ravel()
-    if embedded and protocol.is_accelerated:
-        in_region, in_image = np.isin(plan["line"], calibration), np.isin(plan["line"], image_lines)
-        plan["flags"][in_region & in_image] |= AcquisitionFlag.IS_PARALLEL_CALIBRATION_AND_IMAGING.mask
-        plan["flags"][in_region & ~in_image] |= AcquisitionFlag.IS_PARALLEL_CALIBRATION.mask
-    if protocol.order_flags:
-        _flag_order(plan, protocol.frame_counter)
-    if not embedded and frame == 0:
-        plan = np.concatenate([_separate_calibration(calibration, n_slices), plan])
-    return plan
-
-
-def _choose_lines(protocol: Protocol, frame: int, n_y: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows measured for the image, and rows of the calibration region."""
-    n_lines, skipped = protocol.encoded_lines(n_y), protocol.skipped_lines(n_y)
-    rows = np.arange(skipped, n_lines)
-    calibration = _region(rows, n_lines, protocol.calibration_lines)
-    if not protocol.is_accelerated:
-        return rows, calibration
-    if protocol.pattern is Pattern.REGULAR:
-        return rows[(rows - n_lines // 2) % protocol.acceleration == 0], calibration
-    rng = np.random.default_rng([protocol.seed, 1, frame])
-    others = np.setdiff1d(rows, calibration)
-    wanted = min(max(round(len(rows) / protocol.acceleration) - len(calibration), 0), len(others))
-    density = (1 - np.abs(others - n_lines // 2) / (n_lines // 2 + 1)) ** 2
-    drawn = rng.choice(others, wanted, replace=False, p=density / density.sum()) if wanted else others[:0]
-    return np.union1d(calibration, drawn), calibration
-
-
-def _region(rows: NDArray[np.intp], n_lines: int, n_calibration: int) -> NDArray[np.intp]:
-    first = n_lines // 2 - n_calibration // 2
-    return rows[(rows >= first) & (rows < first + n_calibration)]
-
-
-def _flag_order(plan: NDArray[np.void], counter: FrameCounter) -> None:
-    flag = AcquisitionFlag
-    passes = plan["slice"].astype(np.int64) << 16 | plan["average"]
-    _flag_ends(plan, passes, flag.FIRST_IN_ENCODE_STEP1, flag.LAST_IN_ENCODE_STEP1)
-    _flag_ends(plan, passes, flag.FIRST_IN_AVERAGE, flag.LAST_IN_AVERAGE)
-    _flag_ends(plan, plan["slice"].astype(np.int64), flag.FIRST_IN_SLICE, flag.LAST_IN_SLICE)
-    _flag_ends(plan, np.zeros(len(plan), np.int64), *counter.flags)
-
-
-def _flag_ends(plan: NDArray[np.void], keys: NDArray[np.int64], first: AcquisitionFlag, last: AcquisitionFlag) -> None:
-    plan["flags"][np.unique(keys, return_index=True)[1]] |= first.mask
-    plan["flags"][len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]] |= last.mask
-
-
-def _separate_calibration(calibration: NDArray[np.intp], n_slices: int) -> NDArray[np.void]:
-    slices, rows = np.meshgrid(np.arange(n_slices), calibration, indexing="ij")
-    plan = np.zeros(rows.size, PLAN)
-    plan["slice"], plan["line"], plan["is_separate"] = slices.ravel(), rows.ravel(), True
-    plan["flags"] = AcquisitionFlag.IS_PARALLEL_CALIBRATION.mask
-    return plan
 
 
 def _vector(direction: NDArray[np.float64]) -> Vector:

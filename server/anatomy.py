@@ -1,4 +1,4 @@
-"""Objects to simulate: the shipped brain, a phantom, or the user's own array or NIfTI file."""
+"""Objects to simulate: the shipped brain, a phantom, a beating heart, or the user's own array or NIfTI file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.phantom import head_phantom
+from pipelines.phantom import beating_heart, head_phantom
 from server.errors import FileError
 
 DATA: Final = files("pipelines") / "data"
 BRAIN_SPACING_MM: Final = 10.0
+HEART_PHASES: Final = 60
 MOST_PIXELS: Final = 1 << 28
 
 
@@ -22,16 +23,18 @@ def load_anatomy(name: str, n_slices: int, matrix: int) -> NDArray[np.float32]:
     """An object scaled to a maximum of 1, `(slices, y, x)` or `(frames, slices, y, x)`.
 
     Args:
-        name: `brain`, `phantom`, or a file: `.npy` with the axes [[frames,] slices,] y, x; `.nii` or `.nii.gz` with
-            axial slices.
+        name: `brain`, `phantom`, `heart` (60 instants of one heart cycle as frames), or a file: `.npy` with the axes
+            [[frames,] slices,] y, x; `.nii` or `.nii.gz` with axial slices.
         n_slices: of the phantom, or the most to take evenly from a brain or file; 0 for all.
-        matrix: pixels of the phantom along x and y.
+        matrix: pixels of phantom and heart along x and y.
 
     Raises:
         FileError: there is no such file or it does not hold an image.
     """
     if name == "phantom":
         return head_phantom(max(n_slices, 1), matrix, matrix)
+    if name == "heart":
+        return beating_heart(HEART_PHASES, matrix, matrix)[:, None]
     magnitude = load_brain() if name == "brain" else _load_file(Path(name))
     if magnitude.ndim == 3 and 0 < n_slices < len(magnitude):
         magnitude = magnitude[np.round(np.linspace(0, len(magnitude) - 1, n_slices + 2)[1:-1]).astype(int)]
@@ -49,7 +52,7 @@ def load_brain() -> NDArray[np.float32]:
 
 def _load_file(path: Path) -> NDArray[np.float32]:
     if not path.exists():
-        raise FileError(f"there is no file {path}; built in are 'brain' and 'phantom'")
+        raise FileError(f"there is no file {path}; built in are 'brain', 'phantom' and 'heart'")
     try:
         array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _load_nifti(path)
     except (OSError, ValueError, EOFError) as error:

@@ -24,6 +24,8 @@ from server.errors import ServerError, SettingsError
 COMMANDS: Final = {
     "serve": "Run the server: raw data in over MRD, images with uncertainty out.",
     "send": "Send a scan from a file to a server and save the images.",
+    "recon": "Reconstruct a stream from standard input to standard output, without a server.",
+    "convert": "Convert between MRD version 1 files and streams and MRD version 2 streams.",
     "simulate": "Simulate a scan into a file, or send it to a server.",
     "inspect": "Show what a scan file holds: header, encoding, flags, sampling, noise.",
     "view": "Make a picture of images: magnitude, uncertainty, difference to a reference.",

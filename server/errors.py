@@ -8,6 +8,8 @@ ServerError
 ├── ExecutionError       the reconstruction could not be run
 │   └── WorkerLostError  the worker died, and so did the one that tried again
 ├── DrainingError        the server is shutting down
+├── ConversionError      something that a format of MRD cannot hold, and that may not be left out
+├── OutputClosedError    whoever read the output of a command has closed it
 ├── FileError            a file with a scan or with images cannot be read or written
 ├── ClientError          the server a client spoke to was not there, refused, fell silent or ended early
 │   └── ScanFailedError  the same with what had come until then (server/client.py)
@@ -81,6 +83,20 @@ class DrainingError(ServerError):
 
     code = "shutting_down"
     advice = "Send the scan again in a minute."
+
+
+class ConversionError(ServerError):
+    """Something that a format of MRD cannot hold, and that may not be left out: an image would come out wrong."""
+
+    code = "cannot_convert"
+    advice = "Keep the data in the format they are in."
+
+
+class OutputClosedError(ServerError):
+    """Whoever read the output of a command has closed it."""
+
+    code = "output_closed"
+    advice = "Check the program that reads the output; what it had not read is lost."
 
 
 class FileError(ServerError):

@@ -16,7 +16,7 @@ import numpy as np
 from pipelines.mrd import IMAGE_HEADER, Image
 from server.errors import FileError, ProtocolError
 from server.hdf5 import Hdf5, is_group, read_hdf5, write_hdf5
-from server.scan_file import DEFAULT_GROUP
+from server.scan_file import DEFAULT_GROUP, write_header
 from server.wire.attributes import read_attributes, write_attributes
 
 _PAIR: Final[dict[np.dtype[Any], np.dtype[np.void]]] = {np.dtype("<c8"): np.dtype([("real", "<f4"), ("imag", "<f4")]),
@@ -35,23 +35,28 @@ def write_images(path: Path, images: Sequence[Image], header: bytes | None = Non
     Raises:
         FileError: the file cannot be written.
     """
-    groups = group_images(images)
     with write_hdf5(path) as file:
         dataset = file.create_group(DEFAULT_GROUP)
         if header is not None:
-            dataset.create_dataset("xml", data=np.array([header], object), dtype=h5py.string_dtype("utf-8"))
-        for name, members in groups.items():
-            pixels = np.stack([image.pixels for image in members])
-            attributes = [write_attributes(image.meta).decode() for image in members]
-            headers = np.array([image.header[()] for image in members], IMAGE_HEADER)
-            headers["attribute_string_len"] = [len(text.encode()) for text in attributes]
-            group = dataset.create_group(name)
-            group.create_dataset("header", data=headers, maxshape=(None,))
-            text_type = h5py.string_dtype("utf-8")
-            group.create_dataset("attributes", data=np.array(attributes, object), dtype=text_type, maxshape=(None,))
-            pair = _PAIR.get(pixels.dtype)
-            stored = pixels if pair is None else pixels.view(pair).reshape(pixels.shape)
-            group.create_dataset("data", data=stored, maxshape=(None, *stored.shape[1:]))
+            write_header(dataset, header)
+        return add_images(dataset, images)
+
+
+def add_images(dataset: Hdf5, images: Sequence[Image]) -> list[str]:
+    """Put images into a group of a file, one group of its own for each series; returns their names."""
+    groups = group_images(images)
+    for name, members in groups.items():
+        pixels = np.stack([image.pixels for image in members])
+        attributes = [write_attributes(image.meta).decode() for image in members]
+        headers = np.array([image.header[()] for image in members], IMAGE_HEADER)
+        headers["attribute_string_len"] = [len(text.encode()) for text in attributes]
+        group = dataset.create_group(name)
+        group.create_dataset("header", data=headers, maxshape=(None,))
+        text_type = h5py.string_dtype("utf-8")
+        group.create_dataset("attributes", data=np.array(attributes, object), dtype=text_type, maxshape=(None,))
+        pair = _PAIR.get(pixels.dtype)
+        stored = pixels if pair is None else pixels.view(pair).reshape(pixels.shape)
+        group.create_dataset("data", data=stored, maxshape=(None, *stored.shape[1:]))
     return list(groups)
 
 
@@ -83,14 +88,14 @@ def read_images(path: Path, group: str | None = None) -> dict[str, list[Image]]:
         FileError: no such file, not HDF5, or no images in it.
     """
     with read_hdf5(path) as file:
-        holding = [name for name, member in file.items() if is_group(member) and _series(member)]
+        holding = [name for name, member in file.items() if is_group(member) and image_series(member)]
         if group is None:
             group = DEFAULT_GROUP if DEFAULT_GROUP in holding else (holding[0] if len(holding) == 1 else None)
         if group is None or group not in holding:
             found = f"images in several groups ({', '.join(holding)}); say which" if holding else "no images"
             raise FileError(f"{path} holds {found}")
         member = file[group]
-        return {name: _read_series(member[name], path) for name in _series(member)}
+        return {name: read_series(member[name], path) for name in image_series(member)}
 
 
 NO_HEADER: Final = b"Dummy XML header"
@@ -102,7 +107,7 @@ def has_only_images(path: Path, group: str | None = None) -> bool:
     with read_hdf5(path) as file:
         names = [group] if group is not None else list(file)
         members = [file[name] for name in names if name in file and is_group(file[name])]
-        return any(_series(member) for member in members) and not any("data" in member for member in members)
+        return any(image_series(member) for member in members) and not any("data" in member for member in members)
 
 
 def read_header(path: Path, group: str | None = None) -> bytes:
@@ -120,18 +125,26 @@ def read_header(path: Path, group: str | None = None) -> bytes:
     return NO_HEADER
 
 
-def _series(group: Hdf5) -> list[str]:
+def image_series(group: Hdf5) -> list[str]:
+    """Names of the groups with images in a group, by series number."""
     found = [
         name for name, member in group.items() if name.startswith("image_") and is_group(member) and "data" in member
     ]
     return sorted(found, key=lambda name: [int(part) if part.isdigit() else 0 for part in name.split("_")[1:]])
 
 
-def _read_series(group: Hdf5, path: Path) -> list[Image]:
+def read_series(group: Hdf5, path: Path) -> list[Image]:
+    """The images of a series.
+
+    Raises:
+        FileError: they are damaged.
+    """
     stored = np.asarray(group["data"][...])
     names = stored.dtype.names
     if names is not None:
-        stored = (stored[names[0]] + 1j * stored[names[1]]).astype(np.complex64)
+        pair = np.empty(stored.shape, np.result_type(stored.dtype[0], np.complex64))
+        pair.real, pair.imag = stored[names[0]], stored[names[1]]
+        stored = pair
     heads = np.asarray(group["header"][...])
     headers = np.zeros(heads.shape, IMAGE_HEADER)
     for name in IMAGE_HEADER.names or ():

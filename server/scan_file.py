@@ -132,24 +132,40 @@ def write_scan(path: Path, header: bytes, batches: Iterable[Acquisitions], wavef
     """
     with write_hdf5(path) as file:
         group = file.create_group(DEFAULT_GROUP)
-        group.create_dataset("xml", data=np.array([header], object), dtype=h5py.string_dtype("utf-8"))
-        data = group.create_dataset("data", (0,), _FILE_READOUT, maxshape=(None,), chunks=(64,))
+        write_header(group, header)
+        data = make_readouts(group)
         for batch in batches:
-            rows = np.empty(len(batch), _FILE_READOUT)
-            rows["head"] = batch.headers
-            floats = batch.complex_samples().view(np.float32).reshape(len(batch), -1)
-            if batch.trajectory is None:
-                trajectory = np.empty((len(batch), 0), np.float32)
-            else:
-                trajectory = np.ascontiguousarray(batch.trajectory).view(np.float32)
-            for row in range(len(batch)):
-                rows["data"][row], rows["traj"][row] = floats[row], trajectory[row]
-            _append(data, rows)
-        _write_waveforms(group, list(waveforms))
+            add_readouts(data, batch)
+        write_waveforms(group, list(waveforms))
         return int(data.shape[0])
 
 
-def _write_waveforms(group: Hdf5, waveforms: list[Waveform]) -> None:
+def write_header(group: Hdf5, header: bytes) -> None:
+    """Put the scan header into a group."""
+    group.create_dataset("xml", data=np.array([header], object), dtype=h5py.string_dtype("utf-8"))
+
+
+def make_readouts(group: Hdf5) -> Hdf5:
+    """An empty list of readouts in a group."""
+    return group.create_dataset("data", (0,), _FILE_READOUT, maxshape=(None,), chunks=(64,))
+
+
+def add_readouts(data: Hdf5, batch: Acquisitions) -> None:
+    """Append readouts to the list in a file."""
+    rows = np.empty(len(batch), _FILE_READOUT)
+    rows["head"] = batch.headers
+    floats = batch.complex_samples().view(np.float32).reshape(len(batch), -1)
+    if batch.trajectory is None:
+        trajectory = np.empty((len(batch), 0), np.float32)
+    else:
+        trajectory = np.ascontiguousarray(batch.trajectory).view(np.float32)
+    for row in range(len(batch)):
+        rows["data"][row], rows["traj"][row] = floats[row], trajectory[row]
+    _append(data, rows)
+
+
+def write_waveforms(group: Hdf5, waveforms: list[Waveform]) -> None:
+    """Put waveforms into a group, if there are some."""
     if not waveforms:
         return
     rows = np.empty(len(waveforms), _FILE_WAVEFORM)

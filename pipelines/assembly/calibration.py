@@ -5,6 +5,8 @@ Lines of several phases and repetitions are summed, since calibration does not d
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -180,6 +182,7 @@ class CalibrationStore:
         if not candidates:
             self._slices_without.add(key.slice)
             return None
-        lines = self._lines[min(candidates, key=lambda at: ([a != b for a, b in zip(at, wanted, strict=True)], at))]
+        best = min(candidates, key=lambda at: ([a != b for a, b in zip(at, wanted, strict=True)], at))
+        lines = self._lines[best]
         slot = slots.take(lines.n_grid_bytes)
-        return lines.grid(slot.data), slot
+        return replace(lines.grid(slot.data), encoding=best[0]), slot

@@ -60,11 +60,13 @@ class Calibration:
         kspace: `(coils, z, y, x)` complex64, lines summed over repeats.
         counts: `(z, y)` float32, how often each line was measured; 0 where it was not.
         reversed_counts: `(z, y)` float32, how many of them were reversed readouts; None when none was.
+        encoding: encoding space of the lines, whose field of view may be another; None for that of the group.
     """
 
     kspace: NDArray[np.complex64]
     counts: NDArray[np.float32]
     reversed_counts: NDArray[np.float32] | None = None
+    encoding: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Which columns of the grid a readout lies on; reversed ones, and those sampled on gradient ramps, brought onto them.
 
 Reversed: `routing.py` has turned them round about their centre sample. A full row with an even number of samples whose
-centre sample is n//2 then reaches one sample beyond the grid (-n/2+1 to n/2 instead of -n/2 to n/2-1); that sample goes
-to the other end, where a grid of n samples has the same frequency.
+centre sample is n//2 then reaches one sample beyond the grid (-n/2+1 to n/2 instead of -n/2 to n/2-1); that sample is
+left out. On the grid n/2 and -n/2 are the same frequency, but in a patient they are not.
 
 Ramps: EPI keeps sampling while the readout gradient rises and falls, so that samples are not equally far apart. With
 G(t) the trapezoid and k(t) its integral, zero halfway, in steps of the grid (as Gadgetron's EPIReconX has it),
@@ -147,11 +147,9 @@ def on_grid(run: Run, grid: Grid, ledger: Ledger) -> Run:
             return _gridded(run, grid, found, ledger)
         if found:
             ledger.warn("ramps", f"{run.where}: samples on gradient ramps are taken as equally spaced: {found}")
-    n_columns = grid.shape[2]
-    sticks_out = n_columns % 2 == 0 and run.center == n_columns // 2 - 1
-    if run.is_reversed and sticks_out and (run.first, run.stop) == (0, n_columns) and run.n_samples == n_columns:
-        return replace(run, samples=np.roll(run.samples, 8, axis=2), center=n_columns // 2)
-    return run
+    n_x = grid.shape[2]
+    is_beyond = run.is_reversed and n_x // 2 - run.center + run.stop == n_x + 1 and run.stop - run.first > 1
+    return replace(run, stop=run.stop - 1) if is_beyond else run
 
 
 def first_column(run: Run, grid: Grid, ledger: Ledger) -> int:

@@ -30,7 +30,13 @@ from pipelines.preprocess.phase_correction import (
     correct_lines,
     plan_correction,
 )
-from pipelines.preprocess.readout import readout_length, remove_oversampling, sampled_columns, split_columns
+from pipelines.preprocess.readout import (
+    change_field_of_view,
+    readout_length,
+    remove_oversampling,
+    sampled_columns,
+    split_columns,
+)
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES
 from pipelines.recon.reconstruction import Prepared
 from pipelines.registry import Parameters
@@ -124,7 +130,7 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
     if calibration is not None:
         if not is_separate:
             calibration = _measured_centre(calibration, group.readout_extent)
-        calibration = remove_oversampling(calibration, max(1, round(calibration.shape[-1] * length / n_x))).contiguous()
+        calibration = _in_view(calibration, group, length, is_separate=is_separate).contiguous()
     if 0 < parameters.coil_compression < lines.shape[1]:
         signal = calibration if calibration is not None else lines.movedim(1, 0)
         matrix = compression_matrix(signal.reshape(lines.shape[1], -1), parameters.coil_compression)
@@ -276,6 +282,27 @@ def _calibration(
         return None, False
     weighted = lines * counts[:, *measured.index][:, None, None, :, None]
     return measured.scatter(weighted.sum(0, keepdim=True))[0, :, box[0], box[1]] / total[box][:, :, None], False
+
+
+def _in_view(
+    calibration: Complex64[Tensor, "coils cz cy cx"], group: Group, length: int, *, is_separate: bool
+) -> Complex64[Tensor, "coils vz vy vx"]:
+    """The calibration region over the field of view of the image, readout oversampling removed.
+
+    Lines of another encoding space (a reference scan of low resolution) have a field of view of their own.
+    """
+    image = group.scan.encodings[group.key.encoding].encoded.field_of_view_mm
+    own = image
+    if is_separate and group.calibration is not None and group.calibration.encoding is not None:
+        own = group.scan.encodings[group.calibration.encoding].encoded.field_of_view_mm
+    n_z, n_y, n_x = group.kspace.shape[2:]
+    for axis, largest, part in ((-1, n_x, length / n_x), (-2, n_y, 1.0), (-3, n_z, 1.0)):
+        n = calibration.shape[axis]
+        wanted_mm, own_mm = image[-axis - 1] * part, own[-axis - 1]
+        size = max(1, round(n * wanted_mm / own_mm)) if own_mm > 0 and wanted_mm > 0 else n
+        if n > 1 and size <= max(n, largest):
+            calibration = change_field_of_view(calibration, axis, size)
+    return calibration
 
 
 def _measured_centre(calibration: Tensor, extent: tuple[int, int]) -> Tensor:

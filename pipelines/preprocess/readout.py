@@ -61,6 +61,25 @@ def remove_oversampling(kspace: Complex64[Tensor, "*readouts x"], length: int) -
     return to_kspace(split_columns(kspace, length)[0], (-1,))
 
 
+def change_field_of_view(kspace: Complex64[Tensor, "..."], axis: int, size: int) -> Complex64[Tensor, "..."]:
+    """K-space of a field of view of `size` pixels along one axis (negative number), around the same centre.
+
+    Pixels are as large as before: a smaller field of view leaves out what lies beside it, a larger one holds nothing
+    there.
+    """
+    n = kspace.shape[axis]
+    if size == n:
+        return kspace
+    image = to_image(kspace, (axis,))
+    if size < n:
+        return to_kspace(image.narrow(axis, n // 2 - size // 2, size), (axis,))
+    shape = list(image.shape)
+    shape[axis] = size
+    larger = image.new_zeros(shape)
+    larger.narrow(axis, size // 2 - n // 2, n).copy_(image)
+    return to_kspace(larger, (axis,))
+
+
 def sampled_columns(extent: tuple[int, int], n: int, length: int) -> Bool[Tensor, "length"]:
     """Which samples of the shortened readout were measured.
 

@@ -31,6 +31,7 @@ class InlineExecutor:
         device: torch device.
         memory_budget_bytes: most memory for raw data.
         warm: pipelines with parameters to load and run once at the start.
+        threads: of torch for one reconstruction; 0 leaves torch's own choice.
         pipeline: what makes a pipeline, `module:attribute` of a callable `(name, parameters, device)`.
     """
 
@@ -40,9 +41,11 @@ class InlineExecutor:
         memory_budget_bytes: int = 1 << 30,
         warm: Sequence[tuple[str, Mapping[str, object]]] = (),
         *,
+        threads: int = 0,
         pipeline: str = PIPELINE,
     ) -> None:
         self._device = device
+        self._threads = threads
         self._warm = tuple(warm)
         self._pipeline = pipeline
         self._slots = SharedSlots(memory_budget_bytes, prefault_bytes=0)
@@ -114,9 +117,10 @@ class InlineExecutor:
 
     def _warm_up(self) -> Runner:
         # Imported here so that whoever makes an executor does not wait for torch, nor needs it before the first job.
-        from server.execution.worker import Runner, count_devices, device_name, warm_up
+        from server.execution.worker import Runner, count_devices, device_name, limit_threads, warm_up
 
         if self._runner is None:
+            limit_threads(self._threads)
             runner = Runner(device_name(self._device, 0, count_devices(self._device)), self._pipeline)
             self._problems = tuple(warm_up(runner, self._warm))
             self._runner = runner

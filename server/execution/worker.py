@@ -72,6 +72,12 @@ def device_name(device: str, index: int, n_devices: int) -> str:
     return "cpu" if device == "auto" else device
 
 
+def limit_threads(n_threads: int) -> None:
+    """Let torch use so many threads for one computation; 0 leaves its own choice."""
+    if n_threads:
+        torch.set_num_threads(n_threads)
+
+
 @dataclass(slots=True)
 class Runner:
     """Runs jobs on one device, with the pipelines it has loaded so far.
@@ -117,8 +123,7 @@ def serve(connection: socket.socket, memory_fd: int, settings: WorkerSettings, i
     _send(connection, encode_reply(Reply("hello", {"pid": os.getpid()})))
     if settings.memory_bytes:
         resource.setrlimit(resource.RLIMIT_DATA, (settings.memory_bytes, settings.memory_bytes))
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    limit_threads(settings.threads)
     runner = Runner(device_name(settings.device, index, n_devices), settings.pipeline)
     _send(connection, encode_reply(Reply("ready", {"problems": warm_up(runner, settings.warm)})))
     views = SlotViews(memory_fd)

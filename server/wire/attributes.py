@@ -133,8 +133,14 @@ class _Reader:
         self.meta.setdefault(self._name, []).extend(self._values)
 
 
+def xml_text(value: str) -> tuple[str, int]:
+    """A text as it stands between two tags, and the number of characters that had to be replaced."""
+    written, n_replaced = _NOT_XML.subn(_picture, value)
+    return escape(written, quote=False).replace("\r", "&#13;"), n_replaced
+
+
 def _text(value: str) -> str:
-    return escape(_NOT_XML.sub(_picture, value), quote=False).replace("\r", "&#13;")
+    return xml_text(value)[0]
 
 
 def _picture(match: re.Match[str]) -> str:

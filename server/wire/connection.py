@@ -5,8 +5,8 @@ and one table, `TRANSITIONS`, says for both ends what may be said in which state
 it, and so is what we send. Everything that changes a state is in this file.
 
 Rules
- 1. Requests begin in CONFIG: one configuration comes, by name (1) or as text (2), and leads to HEADER. A second is
-    refused.
+ 1. Requests begin in CONFIG (but see 14): one configuration comes, by name (1) or as text (2), and leads to HEADER.
+    A second is refused.
  2. In HEADER one scan header (3) comes and leads to DATA. A header before the configuration, or a second one, is
     refused.
  3. In DATA come readouts (1008), waveforms (1026) and images (1022: image sessions), in any mixture; before it, none.
@@ -25,6 +25,10 @@ Rules
     the fixed part and before memory is taken, contents at the end of the message. Messages before the error are
     delivered before it.
 13. The directions do not touch each other: after CLOSE from the peer, and after an error, we may still send.
+14. A stream in a file or on a pipe (`gadgetron --from_stream`, ismrmrd's tools) is requests without a peer that
+    answers. It begins in STREAM, where the configuration may be left out, and so may the header where there are only
+    images: 1 and 2 lead to HEADER, 3 and the messages of DATA lead to DATA. What we read and what we write are such
+    streams, both.
 """
 
 from __future__ import annotations
@@ -43,15 +47,20 @@ from server.wire.messages import Buffers, Close, Event, MessageId, WireLimits
 
 
 class Role(Enum):
-    """Which end we are: a server receives requests and sends replies, a client the other way round."""
+    """Which end we are: a server receives requests and sends replies, a client the other way round.
+
+    A stream reads a file or pipe and writes another (rule 14).
+    """
 
     SERVER = "server"
     CLIENT = "client"
+    STREAM = "stream"
 
 
 class State(Enum):
     """State of one direction."""
 
+    STREAM = "beginning of a stream"
     CONFIG = "configuration expected"
     HEADER = "header expected"
     DATA = "data"
@@ -72,6 +81,13 @@ def _data(state: State) -> dict[int, State]:
 
 TRANSITIONS: Final[Mapping[State, Mapping[int, State]]] = MappingProxyType(
     {
+        State.STREAM: {
+            **_open_requests(State.STREAM),
+            **_data(State.DATA),
+            MessageId.CONFIG_FILE: State.HEADER,
+            MessageId.CONFIG_TEXT: State.HEADER,
+            MessageId.HEADER: State.DATA,
+        },
         State.CONFIG: {
             **_open_requests(State.CONFIG),
             MessageId.CONFIG_FILE: State.HEADER,
@@ -93,6 +109,13 @@ TRANSITIONS: Final[Mapping[State, Mapping[int, State]]] = MappingProxyType(
 )
 """State and id -> next state; what is missing is refused."""
 
+_FIRST: Final = {
+    Role.SERVER: (State.CONFIG, State.REPLY),
+    Role.CLIENT: (State.REPLY, State.CONFIG),
+    Role.STREAM: (State.STREAM, State.STREAM),
+}
+"""First state of what is received, and of what is sent."""
+
 _ENDED: Final = frozenset((State.CLOSED, State.BROKEN))
 
 
@@ -112,8 +135,7 @@ class Connection:
         """Begin a connection in the given role, with the default limits if none are given."""
         self._limits = WireLimits() if limits is None else limits
         self._buffer = ReceiveBuffer(self._limits.buffer_bytes, self._limits.ceiling)
-        self._receiving = State.CONFIG if role is Role.SERVER else State.REPLY
-        self._sending = State.REPLY if role is Role.SERVER else State.CONFIG
+        self._receiving, self._sending = _FIRST[role]
         self._needed = codec.ID_BYTES
         self._untouched = True
         self._ended = False

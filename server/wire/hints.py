@@ -21,7 +21,8 @@ _FIRST_BYTES: Final = {
     ),
     b"ya": (
         "this looks like an MRD version 2 stream (yardl)",
-        "This port speaks MRD version 1; convert the stream with `mrd_to_ismrmrd` and send the result.",
+        "Here MRD version 1 is expected; convert with `echotrain convert scan.mrd2 scan.h5` and send that, or "
+        "reconstruct without a server: `echotrain recon --v2`.",
     ),
     b"SS": ("this looks like SSH", "This port speaks MRD version 1; check the client's host and port."),
 }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
-from pathlib import Path
+from collections.abc import Callable
 
 import ismrmrd
 import numpy as np
@@ -19,7 +17,7 @@ from pipelines.scan_header import CalibrationMode
 from pipelines.simulate import SimulatedScan, simulate
 from pipelines.simulated_protocol import FrameCounter, Geometry, Pattern, Protocol, SliceOrder
 
-SCHEMA = Path(__file__).parents[1] / "data" / "ismrmrd.xsd"
+SchemaErrors = Callable[[bytes], int]
 
 PROTOCOLS = st.builds(
     Protocol,
@@ -55,32 +53,18 @@ def counts_of(headers: NDArray[np.void], flag: AcquisitionFlag) -> int:
     return int(flagged(headers, flag).sum())
 
 
-def schema_errors(xml: bytes, schema: Path) -> int:
-    """Validate with libxml2 itself; the number it returns is 0 for a valid document."""
-    name = ctypes.util.find_library("xml2")
-    if name is None:
-        pytest.skip("libxml2 is not installed")
-    libxml2 = ctypes.CDLL(name)
-    for function in ("xmlSchemaNewParserCtxt", "xmlSchemaParse", "xmlSchemaNewValidCtxt", "xmlReadMemory"):
-        getattr(libxml2, function).restype = ctypes.c_void_p
-    parser = ctypes.c_void_p(libxml2.xmlSchemaNewParserCtxt(str(schema).encode()))
-    validator = ctypes.c_void_p(libxml2.xmlSchemaNewValidCtxt(ctypes.c_void_p(libxml2.xmlSchemaParse(parser))))
-    document = libxml2.xmlReadMemory(xml, len(xml), None, None, 0)
-    assert validator
-    assert document
-    return int(libxml2.xmlSchemaValidateDoc(validator, ctypes.c_void_p(document)))
-
-
 @given(PROTOCOLS, SHAPES)
 @settings(max_examples=25, deadline=None)
-def test_header_is_valid_against_the_schema(protocol: Protocol, shape: tuple[int, int, int]) -> None:
+def test_header_is_valid_against_the_schema(
+    schema_errors: SchemaErrors, protocol: Protocol, shape: tuple[int, int, int]
+) -> None:
     scan = simulate(np.ones(shape, np.float32), protocol)
-    assert schema_errors(scan.header, SCHEMA) == 0
+    assert schema_errors(scan.header) == 0
 
 
-def test_schema_check_refuses_an_invalid_header() -> None:
+def test_schema_check_refuses_an_invalid_header(schema_errors: SchemaErrors) -> None:
     header = simulate(np.ones((8, 8), np.float32)).header
-    assert schema_errors(header.replace(b"cartesian", b"cartesien"), SCHEMA) != 0
+    assert schema_errors(header.replace(b"cartesian", b"cartesien")) != 0
 
 
 @given(PROTOCOLS, SHAPES)
@@ -341,7 +325,7 @@ def test_no_noise_means_none() -> None:
         ({"noise_std": -1.0}, "noise_std"),
         ({"dwell_us": 0.0}, "dwell_us"),
         ({"noise_std": float("nan")}, "noise_std"),
-        ({"calibration_mode": CalibrationMode.EXTERNAL}, "calibration_mode"),
+        ({"calibration_mode": CalibrationMode.OTHER}, "calibration_mode"),
     ],
 )
 def test_impossible_protocols_are_refused_by_name(change: dict[str, object], named: str) -> None:

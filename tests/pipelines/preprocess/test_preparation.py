@@ -9,10 +9,12 @@ import torch
 
 from pipelines.assembly.frame import Calibration, NoiseCovariance, NoiseSource
 from pipelines.errors import ReconstructionError
+from pipelines.operators.fourier import to_image, to_kspace
 from pipelines.preprocess.noise import estimate_noise_model
 from pipelines.preprocess.preparation import prepare
 from pipelines.preprocess.readout import remove_oversampling, split_columns
 from pipelines.registry import Parameters
+from pipelines.scan_header import Space
 
 SIEMENS = Path("/work/shared/data/kspace/siemens_3t_phantom_14ch_r3_localonly.ismrmrd.h5")
 BANDWIDTH = 0.8
@@ -367,3 +369,30 @@ def test_noise_of_a_real_scanner_has_unit_variance_next_to_the_field_of_view():
 
     assert warnings == []
     assert float(margin.abs().square().mean((0, 1)).median()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("field_of_view_mm", [(32.0, 64.0, 4.0), (64.0, 64.0, 4.0), (128.0, 128.0, 4.0)])
+def test_calibration_of_another_encoding_space_is_fitted_to_the_field_of_view(make_group, rng, field_of_view_mm):
+    """A smooth object within both fields of view, measured on two grids, gives one calibration region."""
+    group = make_group(complex_normal(rng, 1, 2, 1, 32, 32))
+    own = group.scan.encodings[0]
+    assert own.encoded.field_of_view_mm[:2] == (64.0, 64.0)
+    spacing_mm = 2.0  # of both grids, so that the regions hold the same frequencies
+    n_x, n_y = (round(length / spacing_mm) for length in field_of_view_mm[:2])
+
+    def blob(size_y: int, size_x: int) -> torch.Tensor:
+        y, x = torch.arange(size_y) - size_y // 2, torch.arange(size_x) - size_x // 2
+        return torch.exp(-0.5 * ((y[:, None] - 3) ** 2 + (x - 2) ** 2) / 4).to(torch.complex64)[None, None]
+
+    lines = to_kspace(blob(n_y, n_x).expand(2, -1, -1, -1), (-2, -1)).numpy()
+    space = replace(own, encoded=Space((n_x, n_y, 1), field_of_view_mm))
+    changed = replace(
+        group,
+        scan=replace(group.scan, encodings=(own, space)),
+        calibration=Calibration(np.ascontiguousarray(lines), np.ones((1, n_y), np.float32), encoding=1),
+    )
+
+    found = prepare(changed, RAW, "cpu").prepared.calibration
+
+    assert found is not None
+    torch.testing.assert_close(to_image(found, (-2, -1))[0], blob(32, 16)[0], atol=1e-3, rtol=1e-3)

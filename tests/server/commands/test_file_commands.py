@@ -230,3 +230,58 @@ def test_view_refuses_a_reference_of_another_size(run: Run, scan_file: Path, tmp
     outcome = run("view", tmp_path / "truth.h5", "--reference", other)
     assert outcome.status == 1
     assert "the reference is" in outcome.errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "samples", "trajectory"),
+    [
+        (["--volume", "--slices", "8", "--acceleration", "2", "--acceleration-z", "2", "--caipi", "1"],
+         64, "cartesian"),
+        (["--volume", "--slices", "8", "--pattern", "random", "--acceleration", "3", "--elliptical",
+          "--calibration", "4"], 64, "cartesian"),
+        (["--trajectory", "radial", "--shots", "9"], 64, "radial"),
+        (["--trajectory", "goldenangle", "--shots", "9", "--no-coordinates"], 64, "goldenangle"),
+        (["--trajectory", "epi"], 64, "epi"),
+        (["--echoes", "3", "--partial-echo", "0.75"], 48, "cartesian"),
+    ],
+)  # fmt: skip
+def test_simulate_offers_other_kinds_of_scans(
+    run: Run, tmp_path: Path, arguments: list[str], samples: int, trajectory: str
+) -> None:
+    path, truth = tmp_path / "scan.h5", tmp_path / "truth.h5"
+    outcome = run("simulate", "--anatomy", "phantom", "--matrix", 32, "--coils", 2, "--output", path, "--truth", truth,
+                  *arguments)  # fmt: skip
+    assert outcome.status == 0, outcome.errors
+    with ismrmrd.Dataset(path, mode="r") as dataset:
+        encoding = ismrmrd.xsd.CreateFromDocument(dataset.read_xml_header()).encoding[0]
+        last = dataset.read_acquisition(dataset.number_of_acquisitions() - 1)
+    assert encoding.trajectory.value == trajectory
+    assert last.number_of_samples == samples
+    with ismrmrd.Dataset(truth, mode="r") as dataset:
+        image = dataset.read_image("image_1", 0)
+    assert image.data.shape[1:] == (8 if "--volume" in arguments else 1, 32, 32)
+
+
+def test_simulate_writes_a_beating_heart_with_its_ecg(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "cine.h5"
+    outcome = run("simulate", "--anatomy", "heart", "--matrix", 32, "--coils", 2, "--beats", 3, "--output", path)
+    assert outcome.status == 0, outcome.errors
+    with open_scan(path) as scan:
+        assert scan.n_waveforms > 20
+        assert {int(waveform.header["waveform_id"]) for waveform in scan.waveforms()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--volume", "--echoes", "2"], "a volume and echoes cannot be simulated together"),
+        (["--acceleration-z", "2"], "are for a --volume"),
+        (["--beats", "2"], "frames of a heart cycle"),
+        (["--trajectory", "spiral", "--acceleration", "2"], "undersampled with n_shots"),
+        (["--trajectory", "other"], "kind must be radial, goldenangle or spiral"),
+    ],
+)
+def test_simulate_refuses_what_does_not_go_together(run: Run, tmp_path: Path, arguments: list[str], said: str) -> None:
+    outcome = run("simulate", "--anatomy", "phantom", "--matrix", 32, "--output", tmp_path / "scan.h5", *arguments)
+    assert outcome.status == 2
+    assert said in outcome.errors

@@ -249,6 +249,7 @@ MINIMAL: dict[MessageId, Event] = {
 
 _TO_DATA = (MINIMAL[MessageId.CONFIG_FILE], MINIMAL[MessageId.HEADER])
 _WAYS: dict[State, tuple[Role, tuple[Event, ...]]] = {
+    State.STREAM: (Role.STREAM, ()),
     State.CONFIG: (Role.SERVER, ()),
     State.HEADER: (Role.SERVER, _TO_DATA[:1]),
     State.DATA: (Role.SERVER, _TO_DATA),
@@ -256,6 +257,7 @@ _WAYS: dict[State, tuple[Role, tuple[Event, ...]]] = {
     State.CLOSED: (Role.SERVER, (*_TO_DATA, Close())),
     State.BROKEN: (Role.SERVER, _TO_DATA),
 }
+_OTHER_END = {Role.SERVER: Role.CLIENT, Role.CLIENT: Role.SERVER, Role.STREAM: Role.STREAM}
 
 
 def message_bytes(event: Event) -> bytes:
@@ -282,7 +284,7 @@ def receiving_in(state: State, limits: WireLimits | None = None) -> Connection:
 def sending_in(state: State) -> Connection:
     """A connection whose sent direction is in this state."""
     role, way = _WAYS[state]
-    connection = Connection(Role.CLIENT if role is Role.SERVER else Role.SERVER)
+    connection = Connection(_OTHER_END[role])
     for event in way:
         send(connection, event)
     assert connection.sending is state

@@ -81,7 +81,7 @@ def _image(
         (b"POST / HTTP/1.1\r\n", "HTTP", "admin port"),
         (b"PRI * HTTP/2.0\r\n", "HTTP", "admin port"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "TLS", "switch TLS off"),
-        (b"yardl\x01\x00\x00\x00", "MRD version 2", "mrd_to_ismrmrd"),
+        (b"yardl\x01\x00\x00\x00", "MRD version 2", "echotrain convert"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH", "host and port"),
         (b"\x00\x01default.xml", "big-endian", "little-endian"),
         (b"\x03\xf0", "big-endian", "little-endian"),

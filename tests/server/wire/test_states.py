@@ -14,6 +14,7 @@ from tests.server.wire import examples
 
 # Written from the rules, not from the table: what is allowed, and where it leads when not back to the same state.
 ALLOWED = {
+    State.STREAM: {1, 2, 3, 4, 5, 6, 8, 1008, 1022, 1026},
     State.CONFIG: {1, 2, 4, 5, 6, 8},
     State.HEADER: {3, 4, 5, 6, 8},
     State.DATA: {4, 5, 6, 8, 1008, 1022, 1026},
@@ -21,8 +22,12 @@ ALLOWED = {
     State.CLOSED: set(),
     State.BROKEN: set(),
 }
-LEADS_TO = {(State.CONFIG, 1): State.HEADER, (State.CONFIG, 2): State.HEADER, (State.HEADER, 3): State.DATA}
-OPEN = [State.CONFIG, State.HEADER, State.DATA, State.REPLY]
+LEADS_TO = {
+    **{(state, message_id): State.HEADER for state in (State.STREAM, State.CONFIG) for message_id in (1, 2)},
+    **{(State.STREAM, message_id): State.DATA for message_id in (3, 1008, 1022, 1026)},
+    (State.HEADER, 3): State.DATA,
+}
+OPEN = [State.STREAM, State.CONFIG, State.HEADER, State.DATA, State.REPLY]
 PAIRS = list(itertools.product(State, MessageId))
 
 
@@ -181,6 +186,12 @@ def test_an_error_is_raised_once_and_we_may_still_answer():
     assert server.text("ERROR bad_id: ...")
     assert server.close()
     assert server.sending is State.CLOSED
+
+
+def test_both_directions_of_a_stream_begin_in_the_same_state():
+    stream = Connection(Role.STREAM)
+
+    assert (stream.state, stream.sending) == (State.STREAM, State.STREAM)
 
 
 def test_a_message_that_cannot_be_sent_leaves_the_state_alone():

@@ -1,0 +1,1 @@
+"""Parts of simulated scans, and kinds beyond `pipelines.simulate`: volumes, echo trains, non-Cartesian, cine."""
