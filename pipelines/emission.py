@@ -190,7 +190,7 @@ def _common_meta(group: Group, acquisition: NDArray[np.void], emission: Emission
     if contrast < len(echo_times_ms):
         meta["EchoTime"] = f"{echo_times_ms[contrast]:g}"
     if not group.is_complete:
-        n_measured = int((group.counts > 0).any(0).sum())
+        n_measured = int((group.counts > 0).sum())
         of = f" of {group.expected_lines}" if group.expected_lines else ""
         meta["Incomplete"] = f"{n_measured}{of} lines"
     return {name: [value] for name, value in meta.items()}

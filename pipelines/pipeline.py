@@ -71,6 +71,8 @@ class Pipeline:
             ReconstructionError: the data cannot be reconstructed, or the result is not finite.
             BudgetError: the header asks for too large an image.
         """
+        if group.trajectory is not None:
+            raise ReconstructionError(f"pipeline {self._name!r}: expected readouts on a grid, found a trajectory")
         started = time.perf_counter()
         preparation = prepare(group, self._parameters, self._device)
         prepared_at = time.perf_counter()

@@ -3,8 +3,12 @@
 The stream is followed readout by readout, however it was cut into batches. A group is open from its first readout until
 it is handed on: by a LAST flag or a counter that moved on (`completion.py`), as FULL when every line that limits,
 acceleration and averages promise is there, or at CLOSE when it has the least fraction of its lines; the rest is
-reported by warning. Readouts for a group that was handed on are late: counted, not used. Where calibration lines share
-the image grid their number is not in the header, so there only the last of all lines makes it full.
+reported by warning. Readouts for a group that was handed on are late: counted, not used.
+
+What a group holds is the grouping's: one slice of one frame, which is a slab of partitions where the encoding has three
+dimensions (`slice`, `volume`); all frames of a slice (`cine`, `layout.frame_axis`); a slice with its neighbours
+(`stack`, `stacks.py`). Where readouts lie in it is the encoding space's: on a grid (`grid.py`) or, for non-Cartesian
+trajectories, in the order of their arrival (`arrival.py`).
 
 Lines flagged 20 alone join the image in embedded mode, where their contrast is the same (as in Gadgetron's
 ReferencePrep), and go to a grid of their own in all other modes. Knows no sockets and no torch.
@@ -13,22 +17,23 @@ ReferencePrep), and go to a grid of their own in all other modes. Knows no socke
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.assembly.buffer import SlotSource
-from pipelines.assembly.calibration import CalibrationStore
-from pipelines.assembly.completion import FLAG_FRACTION, CompletionRules, Key
-from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey, NoiseCovariance
-from pipelines.assembly.grid import CARTESIAN, Cells, Grid
+from pipelines.assembly.companions import Companions
+from pipelines.assembly.completion import FLAG_FRACTION, CompletionRules
+from pipelines.assembly.encoding_spaces import EncodingSpaces
+from pipelines.assembly.frame import Completion, Group, Grouping, NoiseCovariance
+from pipelines.assembly.grid import Grid
+from pipelines.assembly.layout import REPETITION, SLICE, Key, Layout
 from pipelines.assembly.ledger import Fate, Ledger
 from pipelines.assembly.limits import AssemblyLimits
-from pipelines.assembly.navigators import NavigatorStore
-from pipelines.assembly.noise import NoiseCollector
+from pipelines.assembly.memory import check_header
+from pipelines.assembly.open_frame import OpenFrame, Part
 from pipelines.assembly.open_group import OpenGroup
-from pipelines.assembly.ramps import first_column, on_grid
+from pipelines.assembly.open_groups import OpenGroups, describe
 from pipelines.assembly.routing import Route, Run, runs, where
 from pipelines.assembly.waveforms import WaveformStore
 from pipelines.errors import AssemblyError, BudgetError
@@ -37,9 +42,6 @@ from pipelines.scan_header import ScanHeader
 
 FEWEST_STRAYS = 100
 """Readouts out of range that are always forgiven, before `AssemblyLimits.max_out_of_range_fraction` counts."""
-
-MAX_CLOSED = 65_536
-"""Groups handed on that are remembered to recognise late readouts."""
 
 MAX_REPORTED = 20
 """Unfinished groups that get a warning of their own."""
@@ -65,31 +67,20 @@ class Assembler:
         """An assembler without any readout; `noise` is for a scan that brings no noise readouts of its own.
 
         Raises:
-            AssemblyError: no encoding space is Cartesian.
-            BudgetError: the header announces more than the limits allow.
+            AssemblyError: no encoding space can be assembled.
+            BudgetError: one group needs more memory than the limits allow, by the header.
         """
         self.grouping = grouping
-        self._scan = scan
-        self._slots = slots
         self._limits = limits or AssemblyLimits()
         self._ledger = Ledger()
-        self.waveforms = waveforms or WaveformStore(self._limits.max_waveform_bytes, self._ledger)
+        self._spaces = EncodingSpaces(scan, grouping)
+        check_header(scan, self._spaces, grouping, self._limits.max_group_bytes)
         self._rules = CompletionRules(self._limits.min_complete_fraction, self._ledger)
-        self._grids: dict[int, Grid] = {}
-        self._open: dict[Key, OpenGroup] = {}
-        self._closed: dict[Key, bool] = {}
-        self._ready: list[Group] = []
-        self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger, noise)
-        self._calibration = CalibrationStore(self._limits, self._ledger)
-        self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
-        self._open_bytes = 0
+        self._companions = Companions(self._limits, self._ledger, noise, waveforms)
+        self.waveforms = self._companions.waveforms
+        self._groups = OpenGroups(scan, grouping, slots, self._limits, self._rules, self._companions, self._ledger)
         self._n_unfinished = 0
         self._n_coils: int | None = None
-        if all(encoding.trajectory not in CARTESIAN for encoding in scan.encodings):
-            self._grid(0)
-        for number, encoding in enumerate(scan.encodings):
-            if encoding.trajectory in CARTESIAN:
-                self._check_group_bytes(self._grid(number), scan.receiver_channels or 1)
 
     # -- what the session calls --------------------------------------------------------------------------------------
 
@@ -111,7 +102,7 @@ class Assembler:
                 if run.route is Route.KEPT_OUT:
                     self._ledger.count(Fate.KEPT_OUT, len(run))
                 elif run.route is Route.NAVIGATOR:
-                    self._navigators.add(run, self._grids.get(run.key[0]))
+                    self._companions.navigators.add(run, self._spaces.grid(run.key[0]))
                 else:
                     self._follow(run)
             self._check_strays()
@@ -123,7 +114,8 @@ class Assembler:
 
     def end(self, slice_: int, repetition: int) -> list[Group]:
         """Hand on the groups of a slice that the caller takes for over, if they have most of their lines together."""
-        over = [each for each in self._open.values() if (each.key.slice, each.key.repetition) == (slice_, repetition)]
+        at = (slice_, repetition)
+        over = [each for key, each in self._groups.by_key.items() if (key[SLICE], key[REPETITION]) == at]
         progress = [group.progress() for group in over]
         missing, promised = sum(each.missing for each in progress), sum(each.promised for each in progress)
         if missing <= (1 - FLAG_FRACTION) * promised:
@@ -136,9 +128,9 @@ class Assembler:
         Args:
             is_whole: whether the sender puts whole groups into a unit; then those with the least fraction are complete.
         """
-        for group in list(self._open.values()):
+        for group in list(self._groups.by_key.values()):
             if group.is_complete() or (is_whole and self._rules.is_worth(group)):
-                self._hand_on(group, Completion.TRIGGER)
+                self._groups.hand_on(group, Completion.TRIGGER)
         return self.take_ready()
 
     def finish(self) -> list[Group]:
@@ -147,7 +139,8 @@ class Assembler:
         Raises:
             AssemblyError: imaging readouts came but every one of them lies outside the header's ranges.
         """
-        self._hand_on_or_report(list(self._open.values()), Completion.CLOSE)
+        self._hand_on_or_report(list(self._groups.by_key.values()), Completion.CLOSE)
+        self._groups.finish()
         if self._n_unfinished > MAX_REPORTED:
             self._ledger.warn("unfinished", f"{self._n_unfinished} groups in all were too incomplete to reconstruct")
         if self._ledger.counts[Fate.OUT_OF_RANGE] and not self._ledger.counts[Fate.IMAGING]:
@@ -157,27 +150,17 @@ class Assembler:
         useless = sum(self._ledger.counts[fate] for fate in (Fate.KEPT_OUT, Fate.CALIBRATION, Fate.NAVIGATOR))
         if useless and not self._ledger.counts[Fate.IMAGING]:
             self._ledger.warn("no image", f"none of {useless} readouts was for an image, so there are no images")
-        self._calibration = CalibrationStore(self._limits, self._ledger)
-        self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
+        self._companions.forget_lines()
         return self.take_ready()
 
     def abandon(self) -> None:
         """Give back all memory; groups already returned are the caller's."""
-        for group in self._open.values():
-            group.slot.release()
-        for ready in self.take_ready():
-            ready.release()
-        self._open.clear()
-        self._noise = NoiseCollector(self._limits.max_noise_bytes, self._ledger)
-        self._calibration = CalibrationStore(self._limits, self._ledger)
-        self._navigators = NavigatorStore(self._limits.max_navigator_bytes, self._ledger)
-        self._open_bytes = 0
-        self.waveforms.clear()
+        self._groups.abandon()
+        self._companions.forget()
 
     def take_ready(self) -> list[Group]:
         """Groups that were complete before `add` or `finish` raised; both return them otherwise."""
-        ready, self._ready = self._ready, []
-        return ready
+        return self._groups.take_ready()
 
     def take_warnings(self) -> list[str]:
         """Sentences for the scanner since the last call, each kind once a scan."""
@@ -191,13 +174,12 @@ class Assembler:
     @property
     def noise(self) -> NoiseCovariance | None:
         """What the scan's own noise readouts say so far."""
-        return self._noise.covariance()
+        return self._companions.noise.covariance()
 
     @property
     def bytes_held(self) -> int:
-        """Memory of open groups, calibration and phase-correction lines, noise and waveforms."""
-        stores = (self._noise, self._calibration, self._navigators, self.waveforms)
-        return self._open_bytes + sum(store.n_bytes for store in stores)
+        """Memory of open groups, of slices that wait for their neighbours, and of what goes with groups."""
+        return self._groups.n_bytes + self._companions.n_bytes
 
     # -- one run of readouts -----------------------------------------------------------------------------------------
 
@@ -207,185 +189,119 @@ class Assembler:
             raise AssemblyError(f"{run.where}: expected {self._n_coils} channels as before, found {n_coils}")
         self._n_coils = n_coils
         if run.first > run.stop:
-            discarded = run.first + run.n_samples - run.stop
-            raise AssemblyError(f"{run.where}: discards {discarded} of only {run.n_samples} samples")
+            n_samples = run.n_samples
+            raise AssemblyError(f"{run.where}: discards {run.first + n_samples - run.stop} of only {n_samples} samples")
         if run.first == run.stop:
             self._ledger.count(Fate.EMPTY, len(run), "readouts whose samples are all to be discarded are left out")
         elif run.route is Route.NOISE:
-            self._noise.add(run)
-        elif run.route is Route.CALIBRATION and not self._grid(run.key[0]).is_embedded:
-            grid = self._grid(run.key[0])
-            self._calibration.add(on_grid(run, grid, self._ledger), grid, self._limits.max_open_bytes - self.bytes_held)
+            self._companions.noise.add(run)
+        elif run.route is Route.CALIBRATION and not self._spaces.layout(run.key[0]).is_embedded:
+            self._keep_calibration(run)
         else:
-            self._place(on_grid(run, self._grid(run.key[0]), self._ledger))
+            self._place(run)
+
+    def _keep_calibration(self, run: Run) -> None:
+        layout = self._spaces.layout(run.key[0])
+        if isinstance(layout, Grid):
+            room = self._limits.max_open_bytes - self.bytes_held
+            self._companions.calibration.add(layout.brought(run, self._ledger), layout, room)
+            return
+        self._ledger.count(Fate.KEPT_OUT, len(run))
+        self._ledger.warn(
+            "calibration", f"{where(run.key)}: separate calibration readouts that are on no grid are not used"
+        )
 
     def _place(self, run: Run) -> None:
-        grid, group = self._grid(run.key[0]), self._open.get(run.key)
-        if group is None:
-            stray = grid.stray_counter(run.key[1:])
+        layout = self._spaces.layout(run.key[0])
+        run = layout.brought(run, self._ledger)
+        key = layout.axis.group_key(run.key)
+        group = self._groups.by_key.get(key)
+        if group is None or group.frame(run.key) is None:
+            stray = layout.stray_counter(run.key[1:])
             if stray is not None:
                 self._ledger.count(Fate.OUT_OF_RANGE, len(run), f"readouts are left out: {stray}")
                 return
-        cells, inside = grid.place(run.lines)
-        if inside is not None:
-            first = run.lines[~inside][0].tolist()
-            self._ledger.count(
-                Fate.OUT_OF_RANGE,
-                len(run) - int(np.count_nonzero(inside)),
-                f"readouts are left out: expected {grid.describe_range()}, found {first[0]} and {first[1]}",
-            )
-            cells = cells[inside]
-        if run.key in self._closed:
-            self._count_late(run.key, len(cells))
+        cells, inside = layout.place(run.lines)
+        trajectory = layout.trajectory_of(run, self._ledger)
+        n = len(cells) if inside is None else self._count_outside(run, layout, inside)
+        if self._groups.is_closed(key):
+            self._count_late(key, n)
             return
-        if len(cells):
-            self._arrive(run)
-            group = group or self._open_group(run, grid)
-            self._fill(group, run, cells, inside)
+        if n:
+            # A damaged readout says nothing about where the scan has got to: its counters may be damaged too.
+            if key == self._rules.current or run.has_finite:
+                for done in self._rules.arrive(key, self._groups.by_key):
+                    self._groups.hand_on(done, Completion.COUNTER)
+            column, samples = layout.column(run, self._ledger), run.kept_samples
+            flags, is_reversed = run.is_calibration, run.is_reversed
+            part = Part(cells, samples, column, run.headers, run.averages, flags, trajectory, is_reversed)
+            self._fill(run, key, layout, part if inside is None else part.select(inside))
         if run.is_last:
-            self._end(run)
+            group = self._groups.by_key.get(key)
+            frame = None if group is None else group.frame(run.key)
+            for done in self._rules.end(key, frame, run.flags, int(run.averages[-1]), self._groups.by_key):
+                self._groups.hand_on(done, Completion.FLAG)
 
-    def _fill(self, group: OpenGroup, run: Run, cells: Cells, inside: NDArray[np.bool_] | None) -> None:
+    def _count_outside(self, run: Run, layout: Layout, inside: NDArray[np.bool_]) -> int:
+        """Count the readouts of a run that have no place; how many have one."""
+        n = int(np.count_nonzero(inside))
+        first = run.lines[~inside][0].tolist()
+        text = f"readouts are left out: expected {layout.describe_range()}, found {first[0]} and {first[1]}"
+        self._ledger.count(Fate.OUT_OF_RANGE, len(run) - n, text)
+        return n
+
+    def _fill(self, run: Run, key: Key, layout: Layout, part: Part) -> None:
         """Put samples into the group, and hand it on at the readout that makes it full."""
-        column = first_column(run, group.grid, self._ledger)
-        samples, headers, averages, is_calibration = run.kept_samples, run.headers, run.averages, run.is_calibration
-        if inside is not None:
-            samples, headers, averages = samples[inside], headers[inside], averages[inside]
-            is_calibration = None if is_calibration is None else is_calibration[inside]
+        group = self._groups.by_key.get(key)
+        frame = None if group is None else group.frame(run.key)
+        if group is None or frame is None or layout.may_grow:
+            group, frame = self._groups.frame_for(run, key, layout, part)
+        layout.check_length(run, group.buffer.shape.n_samples)
         group.readout_noise = run.noise
-        start = 0
-        while start < len(cells):
-            part = slice(start, min(start + max(group.until_check, 1), len(cells)))
-            start = part.stop
-            if group.flagged_average is not None:
-                self._rules.follow(group, int(averages[part].min()))
-            if is_calibration is not None:
-                group.mark_calibration(cells[part][is_calibration[part]])
-            wrong = group.add(cells[part], samples[part], column, headers[part])
-            n_wrong = 0 if wrong is None else len(wrong)
-            self._ledger.count(Fate.IMAGING, part.stop - part.start - n_wrong)
-            if run.is_reversed:
-                group.mark_reversed(cells[part] if wrong is None else np.delete(cells[part], wrong))
-            if wrong is not None:
-                line = int(headers["idx"]["kspace_encode_step_1"][part][wrong[0]])
-                text = f"{where(run.key)}, line {line}: lines with NaN or infinite samples are left out"
-                self._ledger.count(Fate.NOT_FINITE, n_wrong, text)
+        start, n = 0, len(part)
+        while start < n and frame.room:
+            until = min(max(group.until_check, 1), frame.room)
+            now = part if start == 0 and until >= n else part.select(slice(start, start + until))
+            start += len(now)
+            self._add(run, group, frame, now)
             if group.until_check <= 0 and group.is_full():
-                is_flagged = run.is_last and start == len(cells)
-                self._hand_on(group, Completion.FLAG if is_flagged else Completion.FULL)
-                if start < len(cells):
-                    self._count_late(run.key, len(cells) - start)
+                is_flagged = run.is_last and start == n
+                self._groups.hand_on(group, Completion.FLAG if is_flagged else Completion.FULL)
+                self._count_late(key, n - start)
                 return
+        if start < n:
+            text = f"{where(run.key)}: more readouts than the header announces came; they are not used"
+            self._ledger.count(Fate.LATE, n - start, text)
 
-    # -- opening and handing on --------------------------------------------------------------------------------------
-
-    def _arrive(self, run: Run) -> None:
-        for done in self._rules.arrive(run.key, self._open):
-            self._hand_on(done, Completion.COUNTER)
-
-    def _end(self, run: Run) -> None:
-        for done in self._rules.end(run.key, run.flags, int(run.averages[-1]), self._open):
-            self._hand_on(done, Completion.FLAG)
-
-    def _open_group(self, run: Run, grid: Grid) -> OpenGroup:
-        n_bytes = self._check_group_bytes(grid, run.n_coils)
-        if len(self._open) >= self._limits.max_open_groups:
-            raise BudgetError(f"{run.where}: more than {self._limits.max_open_groups} unfinished groups")
-        if self.bytes_held + n_bytes > self._limits.max_open_bytes:
-            raise BudgetError(
-                f"{run.where}: {len(self._open)} unfinished groups and this one need more than "
-                f"{self._limits.max_open_bytes} bytes"
-            )
-        first_column(run, grid, self._ledger)  # nothing is taken for a readout that cannot be placed
-        group = OpenGroup(GroupKey(*run.key), grid, self._slots.take(n_bytes), run.n_coils)
-        group.visits = 1
-        self._open[run.key] = group
-        self._open_bytes += n_bytes
-        return group
-
-    def _hand_on(self, group: OpenGroup, completion: Completion) -> None:
-        if group.placed == 0:
-            self._ledger.warn("nothing", "a group without one usable line is left out")
-            self._drop(group)
-            return
-        progress = group.progress()
-        if progress.missing:
-            self._ledger.warn("incomplete", f"{group.describe()}; incomplete groups are marked in their images")
-        calibration, *slots = self._calibration.best_for(group.key, self._slots) or (None,)
-        self._ready.append(
-            Group(
-                key=group.key,
-                kspace=group.kspace(),
-                counts=group.counts(),
-                calibration_lines=group.calibration_lines(),
-                readout_extent=group.extent(),
-                headers=group.headers(),
-                scan=self._scan,
-                completion=completion,
-                is_complete=progress.missing == 0,
-                expected_lines=progress.promised,
-                calibration=calibration,
-                noise=self._noise.final(group.n_coils),
-                waveforms=self.waveforms.between(group.time_span),
-                dwell_us=group.dwell_us(),
-                reversed_counts=group.reversed_counts(),
-                navigators=self._navigators.take_for(group.key),
-                readout_noise=group.readout_noise,
-                slots=(group.slot, *slots),
-            )
-        )
-        self._forget(group, is_flag_too_early=completion is Completion.FLAG and progress.missing > 0)
+    def _add(self, run: Run, group: OpenGroup, frame: OpenFrame, part: Part) -> None:
+        if frame.flagged_average is not None:
+            self._rules.follow(frame, int(part.averages.min()))
+        wrong = group.add(frame, part)
+        n_wrong = 0 if wrong is None else len(wrong)
+        self._ledger.count(Fate.IMAGING, len(part) - n_wrong)
+        if wrong is not None:
+            line = int(part.headers["idx"]["kspace_encode_step_1"][wrong[0]])
+            text = f"{where(run.key)}, line {line}: lines with NaN or infinite values are left out"
+            self._ledger.count(Fate.NOT_FINITE, n_wrong, text)
 
     def _hand_on_or_report(self, groups: list[OpenGroup], completion: Completion) -> None:
         for group in groups:
             if self._rules.is_worth(group):
-                self._hand_on(group, completion)
+                self._groups.hand_on(group, completion)
                 continue
             self._n_unfinished += 1
             if self._n_unfinished <= MAX_REPORTED:
-                self._ledger.warn(f"unfinished {self._n_unfinished}", f"{group.describe()}; not reconstructed")
-            self._drop(group)
-
-    def _drop(self, group: OpenGroup) -> None:
-        self._forget(group, is_flag_too_early=False)
-        group.slot.release()
-
-    def _forget(self, group: OpenGroup, *, is_flag_too_early: bool) -> None:
-        at = astuple(group.key)
-        del self._open[at]
-        self._open_bytes -= group.slot.data.nbytes
-        self._closed[at] = is_flag_too_early
-        if len(self._closed) > MAX_CLOSED:
-            del self._closed[next(iter(self._closed))]
+                text = f"{describe(group, group.progress())}; not reconstructed"
+                self._ledger.warn(f"unfinished {self._n_unfinished}", text)
+            self._groups.give_up(group)
 
     # -- checking and counting ---------------------------------------------------------------------------------------
-
-    def _grid(self, number: int) -> Grid:
-        grid = self._grids.get(number)
-        if grid is None:
-            if number >= len(self._scan.encodings):
-                raise AssemblyError(
-                    f"encoding_space_ref {number}: the header has {len(self._scan.encodings)} encoding spaces"
-                )
-            grid = self._grids[number] = Grid(self._scan.encodings[number], number)
-        return grid
 
     def _check_shape(self, batch: Acquisitions) -> None:
         if batch.n_coils > self._limits.max_channels:
             raise BudgetError(f"readout of {batch.n_coils} channels, the limit is {self._limits.max_channels}")
         if batch.n_samples > self._limits.max_samples:
             raise BudgetError(f"readout of {batch.n_samples} samples, the limit is {self._limits.max_samples}")
-        if batch.trajectory is not None:
-            self._ledger.warn("trajectory", "readouts of a cartesian scan carry a trajectory; it is ignored")
-
-    def _check_group_bytes(self, grid: Grid, n_coils: int) -> int:
-        z, y, x = grid.shape
-        if (n_bytes := z * y * x * n_coils * 8) > self._limits.max_group_bytes:
-            raise BudgetError(
-                f"encoding space {grid.number}: {x} x {y} x {z} with {n_coils} channels needs {n_bytes} bytes, "
-                f"the limit is {self._limits.max_group_bytes}"
-            )
-        return n_bytes
 
     def _check_strays(self) -> None:
         strays = self._ledger.counts[Fate.OUT_OF_RANGE]
@@ -404,5 +320,5 @@ class Assembler:
         self._ledger.count(
             Fate.LATE, number, f"{where(key)}: readouts came after this group was handed on; they are not used"
         )
-        if self._closed[key]:
+        if self._groups.was_flag_too_early(key):
             self._rules.distrust_flags()

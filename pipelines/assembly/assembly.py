@@ -10,8 +10,9 @@ from pipelines.assembly.buffer import SlotSource
 from pipelines.assembly.frame import Group, Grouping, NoiseCovariance
 from pipelines.assembly.gating import GatedAssembly, Gating
 from pipelines.assembly.limits import AssemblyLimits
+from pipelines.errors import AssemblyError
 from pipelines.mrd import Acquisitions, Waveform
-from pipelines.scan_header import ScanHeader
+from pipelines.scan_header import ScanHeader, TrajectoryType
 
 
 class Assembly(Protocol):
@@ -83,6 +84,7 @@ def make_assembly(
     n_phases = cast("int", parameters.get("cardiac_phases", 0))
     if n_phases < 2:
         return Assembler(scan, grouping, slots, limits, noise)
+    _check_spokes(scan)
     gating = Gating(
         n_phases,
         source=cast("str", parameters.get("gating", "auto")),
@@ -90,3 +92,18 @@ def make_assembly(
         view_sharing=cast("int", parameters.get("view_sharing", 0)),
     )
     return GatedAssembly(scan, grouping, slots, limits, gating, noise)
+
+
+def _check_spokes(scan: ScanHeader) -> None:
+    """Refuse to gate spokes that only their running number tells apart: gating leaves readouts out before it counts.
+
+    Raises:
+        AssemblyError: a radial encoding space without limits of its counter.
+    """
+    for number, encoding in enumerate(scan.encodings):
+        is_radial = encoding.trajectory in {TrajectoryType.RADIAL, TrajectoryType.GOLDENANGLE}
+        if is_radial and "kspace_encode_step_1" not in encoding.limits:
+            raise AssemblyError(
+                f"encoding space {number}: expected limits of kspace_encoding_step_1 to gate a "
+                f"{encoding.trajectory.value} scan, found none"
+            )

@@ -6,6 +6,7 @@ that the one copy that assembly makes is the one that a worker reads; in tests a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -60,3 +61,48 @@ class HeapSlots:
     def take(self, n_bytes: int) -> HeapSlot:
         """A zeroed slot of `n_bytes`."""
         return HeapSlot(n_bytes)
+
+
+class SlotShares:
+    """One slot with several holders: given back when the last share is released."""
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+        self._n_out = 0
+
+    def share(self) -> SlotShare:
+        """One more share."""
+        self._n_out += 1
+        return SlotShare(self._slot, self._give_back)
+
+    def _give_back(self) -> None:
+        self._n_out -= 1
+        if self._n_out == 0:
+            self._slot.release()
+
+
+class SlotShare:
+    """The right to read a slot that others read as well."""
+
+    __slots__ = ("_give_back", "_slot")
+
+    def __init__(self, slot: Slot, give_back: Callable[[], None]) -> None:
+        self._slot: Slot | None = slot
+        self._give_back = give_back
+
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        """The bytes.
+
+        Raises:
+            ValueError: this share was released.
+        """
+        if self._slot is None:
+            raise ValueError("this share of a slot was released")
+        return self._slot.data
+
+    def release(self) -> None:
+        """Give the share back; a second call does nothing."""
+        if self._slot is not None:
+            self._slot = None
+            self._give_back()

@@ -20,11 +20,13 @@ class Grouping(StrEnum):
     SLICE = "slice"
     """One slice of one frame."""
     CINE = "cine"
-    """All cardiac phases of a slice (all repetitions of a real-time scan), on the axis `frames`."""
+    """All cardiac phases of a slice on the axis `frames`; all repetitions where the header's limits tell of one phase
+    and several repetitions (real-time cine). Phases may start anywhere; those without any line are left out."""
     STACK = "stack"
-    """One slice of one frame with its neighbours in space (`Group.neighbours`)."""
+    """One slice of one frame with its neighbours in space (`Group.neighbours`, `stacks.py`)."""
     VOLUME = "volume"
-    """All partitions of a three-dimensional slab, on the axis `z`; of a two-dimensional scan, one slice."""
+    """All partitions of a three-dimensional slab, on the axis `z`, which is what `slice` gives on a three-dimensional
+    encoding, too; of a two-dimensional scan, one slice."""
     IMAGE = "image"
     """One image that the peer has reconstructed itself: no readouts, no assembly."""
 
@@ -146,7 +148,8 @@ class Group:
     in. Repeated lines and averages are summed; divide by `counts` for the mean.
 
     Non-Cartesian readouts (`trajectory` is not None) lie one to a row in the order of their arrival: y counts readouts,
-    x samples, z is 1; nothing is summed and nothing padded.
+    x samples (all that were not to be discarded), z is 1; nothing is summed. Only a frame with fewer readouts than
+    others of its group ends with rows of zeros, whose `counts` are 0.
 
     Attributes:
         key: counters of the first frame.
@@ -161,13 +164,16 @@ class Group:
         scan: the scan header.
         completion: why the group was handed on.
         is_complete: whether every line that the sampling pattern promises has been measured.
-        expected_lines: lines that were promised (for the `Incomplete` note), 0 when unknown.
+        expected_lines: lines that were promised in all frames (for the `Incomplete` note), 0 when unknown.
         dwell_us: `(frames, z, y)` float32: dwell time of each line, where the lines of a frame differ in it; of summed
             readouts the harmonic mean, 0 where nothing was measured or a dwell time is unknown. None where all are
             that of `headers`.
-        trajectory: `(frames, y, x, dimensions)` float32 of each sample of non-Cartesian readouts, in the units that the
-            stream has; None for Cartesian ones.
-        neighbours: the groups of the slices next to this one, in the order of their slice counters; `stack` only.
+        trajectory: `(frames, y, x, dimensions)` float32 of each sample of non-Cartesian readouts, x before y, in the
+            units that the stream has; where it has none and they are radial, in cycles a pixel of the encoded grid
+            (`pipelines.trajectory`). None for Cartesian ones.
+        neighbours: the groups of the slices next to this one, at most two, in the order of their slice counters;
+            `stack` only. Which slices are next is decided by their positions where readouts have them
+            (`slice_order.py`): slices may be numbered in the order of measurement. Their memory is among `slots`.
         waveforms: physiology waveforms of the time span of the readouts, as far as they came before the group was
             complete, in the order of their time stamps.
         reversed_counts: `(frames, z, y)` float32: how many of `counts` were reversed readouts (they are in k-space

@@ -52,7 +52,7 @@ _VIEW: Final = np.dtype(
         "itemsize": ACQUISITION_HEADER.itemsize,
     }
 )
-"""geometry: discard_pre, discard_post, center_sample, encoding_space_ref; group: `grid.GROUP_COUNTERS`."""
+"""geometry: discard_pre, discard_post, center_sample, encoding_space_ref; group: `layout.GROUP_COUNTERS`."""
 
 
 class Route(IntEnum):
@@ -76,11 +76,12 @@ class Run:
         lines: `(n, 2)` counters of the two phase encodings.
         averages: `(n,)`.
         is_calibration: `(n,)`: flagged 20 or 21; None when none is.
-        key: encoding space and `grid.GROUP_COUNTERS`.
+        key: encoding space and `layout.GROUP_COUNTERS`.
         first: samples before this one are to be discarded.
         stop: samples from this one on are to be discarded.
         center: sample at the k-space centre.
         flags: all flags of the last readout.
+        trajectory: `(n, samples, dimensions * 4)` bytes of float32, or None.
         is_reversed: read from the far end; samples, discards and centre have been turned round already.
         noise: standard deviation of the noise of a sample over that of one as it was sent.
     """
@@ -96,6 +97,7 @@ class Run:
     stop: int
     center: int
     flags: int
+    trajectory: NDArray[np.uint8] | None = None
     is_reversed: bool = False
     noise: float = 1.0
 
@@ -116,6 +118,19 @@ class Run:
     def kept_samples(self) -> NDArray[np.uint8]:
         """The samples that are not to be discarded, `(n, coils, (stop - first) * 8)` bytes."""
         return self.samples[:, :, self.first * 8 : self.stop * 8]
+
+    @property
+    def kept_trajectory(self) -> NDArray[np.uint8] | None:
+        """The trajectory of `kept_samples`, `(n, stop - first, dimensions * 4)` bytes."""
+        return None if self.trajectory is None else self.trajectory[:, self.first : self.stop]
+
+    @property
+    def has_finite(self) -> bool:
+        """Whether at least one readout is finite throughout; usually the first one tells."""
+        first = np.ascontiguousarray(self.kept_samples[0]).view(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # a sum keeps any NaN or infinity
+            is_first_finite = np.isfinite(first.sum())
+        return bool(is_first_finite) or bool(finite_readouts(self)[1].any())
 
     @property
     def where(self) -> str:
@@ -158,13 +173,16 @@ def runs(batch: Acquisitions) -> Iterator[Run]:
         raise AssemblyError("compressed samples (flags 53 to 56) are not supported")
     lines, averages = np.ascontiguousarray(view["lines"]), np.ascontiguousarray(view["average"])
     is_calibration = (flags & np.uint64(_CALIBRATION | _BOTH)) != 0 if union & (_CALIBRATION | _BOTH) else None
+    positions = None if batch.trajectory is None else batch.trajectory.reshape(n, batch.n_samples, -1)
     for start, stop in _bounds(keys, flags if union & LAST else None):
         pre, post, center, *key = keys[start, :9].tolist()
         samples, is_reverse = batch.samples[start:stop], bool(keys[start, 9] & 0x80)
+        trajectory = None if positions is None else positions[start:stop]
         if is_reverse:
             # MRD: a reversed readout is sampled from the far end; its centre and discards count from there
             by_sample = samples.reshape(stop - start, batch.n_coils, batch.n_samples, 8)
             samples = np.ascontiguousarray(by_sample[:, :, ::-1]).reshape(samples.shape)
+            trajectory = None if trajectory is None else trajectory[:, ::-1]
             pre, post, center = post, pre, batch.n_samples - 1 - center
         yield Run(
             route=Route(int(keys[start, 9]) & 0x7F),
@@ -178,6 +196,7 @@ def runs(batch: Acquisitions) -> Iterator[Run]:
             stop=batch.n_samples - post,
             center=center,
             flags=int(flags[stop - 1]),
+            trajectory=trajectory,
             is_reversed=is_reverse,
         )
 

@@ -40,15 +40,13 @@ def share_views(groups: list[Group], n_phases: int, reach: int, min_fraction: fl
     for group in groups:
         for number in range(len(group.counts)):
             kspace, counts = group.kspace[number].transpose(1, 2, 0, 3), group.counts[number]
-            places.setdefault(_place(group), {})[group.key.phase + number] = _Frame(kspace, counts, counts > 0)
+            places.setdefault(_place(group), {})[_phase(group, number)] = _Frame(kspace, counts, counts > 0)
     shared: list[Group] = []
     n_left_out = 0
     for group in groups:
         frames = places[_place(group)]
         every = np.logical_or.reduce([frame.is_measured for frame in frames.values()])
-        n_borrowed = sum(
-            _borrow(frames, group.key.phase + number, n_phases, reach) for number in range(len(group.counts))
-        )
+        n_borrowed = sum(_borrow(frames, _phase(group, number), n_phases, reach) for number in range(len(group.counts)))
         has_all = bool((group.counts > 0)[:, every].all())
         if not has_all and (group.counts > 0).sum() < min_fraction * every.sum() * len(group.counts):
             group.release()
@@ -76,6 +74,11 @@ def _borrow(frames: dict[int, _Frame], phase: int, n_phases: int, reach: int) ->
                 own.counts[lines] += lender.counts[lines]
         n_borrowed += int(np.count_nonzero(missing & (own.counts > 0)))
     return n_borrowed
+
+
+def _phase(group: Group, number: int) -> int:
+    """The cardiac phase of a frame: those without any line are left out of a group."""
+    return int(group.headers["idx"]["phase"][number])
 
 
 def _place(group: Group) -> tuple[int, ...]:

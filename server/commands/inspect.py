@@ -15,6 +15,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.assembly.frame import Grouping
+from pipelines.assembly.memory import scan_memory
+from pipelines.errors import AssemblyError
 from pipelines.mrd import COUNTERS, AcquisitionFlag, Acquisitions, flag_names, flagged
 from pipelines.scan_header import Encoding, ScanHeader, Space, parse_scan_header
 from server.scan_file import open_scan
@@ -84,7 +87,8 @@ def main(
     if not console.is_terminal:
         console = Console(width=140)
     console.print(f"{file.name}: {summary}", markup=False, soft_wrap=True)
-    console.print(_encoding_table(header))
+    n_coils = header.receiver_channels or max((coils for coils, _, _ in content.shapes), default=1)
+    console.print(_encoding_table(header, n_coils))
     console.print(_content_table(content, header))
     if len(levels := content.noise_levels()):
         measured = f"{content.noise_samples} samples at {content.noise_dwell_us:g} us"
@@ -159,7 +163,7 @@ def _add_lines(content: Content, imaging: NDArray[np.void], encoding: Encoding) 
             row[...] = np.where(row == 0, kind, np.where((row == 2) | (kind == 2), 2, np.minimum(row, kind)))
 
 
-def _encoding_table(header: ScanHeader) -> Table:
+def _encoding_table(header: ScanHeader, n_coils: int) -> Table:
     table = Table(box=SIMPLE_HEAD)
     table.add_column("encoding")
     for number, _ in enumerate(header.encodings):
@@ -179,7 +183,33 @@ def _encoding_table(header: ScanHeader) -> Table:
     row("image field of view", (lengths(space.recon) for space in spaces))
     row("acceleration (y, z)", (" x ".join(map(str, space.acceleration)) for space in spaces))
     row("calibration lines", (space.calibration_mode.value for space in spaces))
+    row(f"memory of a group, {n_coils} channels", _memory(header, n_coils))
     return table
+
+
+def _memory(header: ScanHeader, n_coils: int) -> list[str]:
+    """What a server needs for each encoding space: one group of each kind, and everything open at a time."""
+    kinds = (Grouping.SLICE, Grouping.CINE, Grouping.STACK)
+    needs = {kind: scan_memory(header, kind, n_coils) for kind in kinds}
+    texts: list[str] = []
+    for number, _ in enumerate(header.encodings):
+        parts: list[str] = []
+        most = 0
+        for kind in kinds:
+            need = needs[kind][number]
+            if not isinstance(need, AssemblyError):
+                parts.append(f"{kind.value} {_size(need.group_bytes)}")
+                most = max(most, need.open_bytes)
+        texts.append(f"{', '.join(parts)}; {_size(most)} in all" if parts else "not assembled")
+    return texts
+
+
+def _size(n_bytes: int) -> str:
+    value, unit = n_bytes / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if value >= 1024:
+            value, unit = value / 1024, larger
+    return f"{value:.1f} {unit}"
 
 
 def _content_table(content: Content, header: ScanHeader) -> Table:

@@ -39,7 +39,12 @@ class TrackedSlot(HeapSlot):
     is_released = False
 
     def release(self) -> None:
+        assert not self.is_released, "released twice"
         self.is_released = True
+
+
+def _shape(readout: Acquisitions) -> tuple[tuple[int, ...], int]:
+    return readout.samples.shape, 0 if readout.trajectory is None else readout.trajectory.shape[1]
 
 
 class Streams:
@@ -58,11 +63,12 @@ class Streams:
         mode: CalibrationMode = CalibrationMode.OTHER,
         trajectory: TrajectoryType = TrajectoryType.CARTESIAN,
         n_encodings: int = 1,
+        coils: int | None = None,
     ) -> ScanHeader:
         space = Space((x, y, z), (300.0, 300.0, 5.0))
         ranges = {name: Limit(*limit) for name, limit in (limits or {}).items()}
         encoding = Encoding(space, space, trajectory, ranges, acceleration, mode)
-        return ScanHeader((encoding,) * n_encodings)
+        return ScanHeader((encoding,) * n_encodings, receiver_channels=coils)
 
     @staticmethod
     def readout(
@@ -77,6 +83,9 @@ class Streams:
         dwell: float = 5.0,
         value: complex | None = None,
         seed: int = 0,
+        dimensions: int = 0,
+        position: tuple[float, float, float] | None = None,
+        normal: tuple[float, float, float] = (0.0, 0.0, 1.0),
         **counters: int,
     ) -> Acquisitions:
         """One readout; small whole numbers, so that sums do not depend on their order."""
@@ -93,7 +102,13 @@ class Streams:
         data = rng.integers(-99, 99, (1, coils, samples)) + 1j * rng.integers(-99, 99, (1, coils, samples))
         if value is not None:
             data[:] = value
-        return Acquisitions.from_arrays(header, data.astype(np.complex64))
+        if position is not None:
+            header["position"], header["slice_dir"] = position, normal
+        trajectory = None
+        if dimensions:
+            header["trajectory_dimensions"] = dimensions
+            trajectory = rng.integers(-99, 99, (1, samples, dimensions)).astype(np.float32) / 200
+        return Acquisitions.from_arrays(header, data.astype(np.complex64), trajectory)
 
     @staticmethod
     def batches(readouts: Sequence[Acquisitions], cuts: Sequence[int] = ()) -> list[Acquisitions]:
@@ -102,18 +117,23 @@ class Streams:
         start = 0
         for stop in range(1, len(readouts) + 1):
             is_cut = stop == len(readouts) or stop in cuts
-            if is_cut or readouts[stop].samples.shape != readouts[start].samples.shape:
+            if is_cut or _shape(readouts[stop]) != _shape(readouts[start]):
                 part = readouts[start:stop]
                 shape = part[0].samples.shape[1:]
-                row = int(np.prod(shape))
+                n_trajectory = _shape(part[0])[1]
+                row = int(np.prod(shape)) + n_trajectory
                 wire = np.zeros(len(part) * (342 + row), np.uint8)
                 rows = wire.reshape(len(part), -1)
                 for at, readout in enumerate(part):
                     rows[at, 2:342] = readout.headers.view(np.uint8)
-                    rows[at, 342:] = readout.samples.reshape(-1)
+                    rows[at, 342 + n_trajectory :] = readout.samples.reshape(-1)
+                    if readout.trajectory is not None:
+                        rows[at, 342 : 342 + n_trajectory] = readout.trajectory.reshape(-1)
                 headers = np.ndarray((len(part),), ACQUISITION_HEADER, wire.data, 2, (342 + row,))
                 strides = (342 + row, shape[1], 1)
-                out.append(Acquisitions(headers, np.ndarray((len(part), *shape), np.uint8, wire.data, 342, strides)))
+                samples = np.ndarray((len(part), *shape), np.uint8, wire.data, 342 + n_trajectory, strides)
+                positions = np.ndarray((len(part), n_trajectory), np.uint8, wire.data, 342, (342 + row, 1))
+                out.append(Acquisitions(headers, samples, positions if n_trajectory else None))
                 start = stop
         return out
 
@@ -126,8 +146,10 @@ class Streams:
         cuts: Sequence[int] = (),
         limits: AssemblyLimits | None = None,
         finish: bool = True,
+        grouping: Grouping = Grouping.SLICE,
+        slots: TrackedSlots | None = None,
     ) -> tuple[list[Group], Assembler]:
-        assembler = Assembler(scan, Grouping.SLICE, TrackedSlots(), limits or AssemblyLimits())
+        assembler = Assembler(scan, grouping, slots or TrackedSlots(), limits or AssemblyLimits())
         groups = [group for batch in cls.batches(readouts, cuts) for group in assembler.add(batch)]
         return groups + (assembler.finish() if finish else []), assembler
 
@@ -137,6 +159,8 @@ class Streams:
         head = ismrmrd.AcquisitionHeader.from_buffer_copy(readout.headers.tobytes())
         acquisition = ismrmrd.Acquisition(head)
         acquisition.data[:] = readout.complex_samples()[0]
+        if readout.trajectory is not None:
+            acquisition.traj[:] = readout.trajectory.view(np.float32).reshape(acquisition.traj.shape)
         return acquisition
 
     @staticmethod

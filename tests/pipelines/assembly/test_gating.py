@@ -45,11 +45,12 @@ def assemble(
     cuts: list[int] | None = None,
     scan: ScanHeader | None = None,
     limits: AssemblyLimits | None = None,
+    grouping: Grouping = Grouping.SLICE,
     **parameters: object,
 ) -> tuple[list[Group], Any]:
     """All groups of a stream; readouts that follow each other come in one batch, but for the cuts."""
     assembly = make_assembly(
-        scan or streams.scan(N_LINES), Grouping.SLICE, streams.Slots(), limits, {"cardiac_phases": 4, **parameters}
+        scan or streams.scan(N_LINES), grouping, streams.Slots(), limits, {"cardiac_phases": 4, **parameters}
     )
     groups: list[Group] = []
     waiting: list[Acquisitions] = []
@@ -369,6 +370,23 @@ def test_abandoning_gives_back_all_memory(streams: Streams, hearts: Hearts) -> N
     assert assembly.bytes_held > 0
     assembly.abandon()
     assert (assembly.bytes_held, slots.n_out) == (0, 0)
+
+
+@pytest.mark.parametrize("empty", [None, 2])
+def test_gated_phases_of_a_slice_make_one_cine_group(streams: Streams, hearts: Hearts, empty: int | None) -> None:
+    readouts = hearts.free_running(numbers, N_LINES, REGULAR, segment=4)
+    expected, _ = sort_plainly(readouts, REGULAR[:-1], 4)
+    if empty is not None:  # nothing was measured in this quarter of each heartbeat
+        ticks = [int(readout.headers["acquisition_time_stamp"][0]) - START_TICK for readout in readouts]
+        in_phase = [sum((a <= t < b) * int(4 * (t - a) // (b - a)) for a, b in pairwise(REGULAR)) for t in ticks]
+        readouts = [readout for readout, phase in zip(readouts, in_phase, strict=True) if phase != empty]
+    (group,), _ = assemble(streams, readouts, grouping=Grouping.CINE, gating="trigger", view_sharing=1)
+    phases = [phase for phase in range(4) if phase != empty]
+    assert group.headers["idx"]["phase"].tolist() == phases
+    for frame, phase in enumerate(phases):
+        kspace, counts = expected[phase]
+        np.testing.assert_array_equal(group.kspace[frame, :, 0], kspace)
+        np.testing.assert_array_equal(group.counts[frame, 0], counts)
 
 
 def test_without_cardiac_phases_readouts_go_straight_into_groups(streams: Streams) -> None:

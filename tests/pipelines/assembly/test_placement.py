@@ -343,9 +343,9 @@ def test_compressed_samples_are_refused(streams: Streams, flag: AcquisitionFlag)
 
 
 @pytest.mark.parametrize("kind", sorted(set(TrajectoryType) - {TrajectoryType.CARTESIAN, TrajectoryType.EPI}))
-def test_other_trajectories_are_refused_by_name(streams: Streams, kind: TrajectoryType):
+def test_partitions_of_other_trajectories_are_refused_by_name(streams: Streams, kind: TrajectoryType):
     with pytest.raises(AssemblyError, match=kind.value):
-        Assembler(streams.scan(trajectory=kind), Grouping.SLICE, streams.Slots())
+        Assembler(streams.scan(z=2, trajectory=kind), Grouping.SLICE, streams.Slots())
 
 
 def test_trajectory_of_a_cartesian_scan_is_ignored_with_a_warning(streams: Streams):

@@ -201,7 +201,8 @@ def test_every_readout_has_exactly_one_fate_and_no_slot_is_lost(
         if F.IS_REVERSE not in flags  # 6 samples about sample 3 do not fit when they are read from the far end
     ]
     cuts = data.draw(st.sets(st.integers(1, 40), max_size=5))
-    whole, assembler = streams.assemble(scan, readouts, finish=False)
+    slots = streams.Slots()
+    whole, assembler = streams.assemble(scan, readouts, finish=False, slots=slots)
     cut, other = streams.assemble(scan, readouts, cuts=cuts, finish=False)
     try:
         whole += assembler.finish()
@@ -220,7 +221,7 @@ def test_every_readout_has_exactly_one_fate_and_no_slot_is_lost(
         assert all(not slot.is_released for slot in group.slots)
         group.release()
     assembler.abandon()
-    assert assembler._slots.n_out == 0
+    assert slots.n_out == 0
     assert assembler.bytes_held == 0
 
 

@@ -85,7 +85,9 @@ def test_inspect_names_flags_encoding_and_noise(run: Run, scan_file: Path, tmp_p
     outcome = run("inspect", scan_file, "--png", picture)
     assert outcome.status == 0, outcome.errors
     for text in ("64 x 32 x 1", "32 x 32 x 1", "2 x 1", "embedded", "IS_NOISE_MEASUREMENT", "0 to 1; header: 0 to 1",
-                 "IS_PARALLEL_CALIBRATION_AND_IMAGING", "3 channels, 64 samples, centre at sample 32"):  # fmt: skip
+                 "IS_PARALLEL_CALIBRATION_AND_IMAGING", "3 channels, 64 samples, centre at sample 32",
+                 # 64 x 32 samples of 3 channels at 8 bytes are 48 KiB; two slices
+                 "memory of a group, 3 channels", "slice 48.0 KiB, cine 48.0 KiB, stack 96.0 KiB;"):  # fmt: skip
         assert text in outcome.output
     assert matplotlib.image.imread(picture).shape[2] == 4
     assert "root of E|n|^2, 8192 samples at 7.5 us" in outcome.output
