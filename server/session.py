@@ -18,13 +18,13 @@ from pipelines.gadgetron import Bucket, ImageArray, ReconData
 from pipelines.image_group import ImageGroup
 from pipelines.mrd import Acquisitions, Image, Waveform
 from pipelines.scaling import SeriesScaler
-from pipelines.scan_header import ScanHeader, parse_scan_header
 from server import query
 from server.backpressure import Waiting
 from server.config import Settings
 from server.dialect import Dialect, ScannerDialect
 from server.errors import LimitError, ProtocolError, ServerError
 from server.execution.executor import Executor, Job
+from server.header_reading import read_header, scaler_for
 from server.ingest import Ingest
 from server.intake import NothingIntake
 from server.jobs import OrderedJobs, Returned
@@ -227,25 +227,15 @@ class Session:
         selection = self._selection
         if selection is None or (selection.needs_header and self._xml is None):
             return
-        takes_images = selection.entry is not None and selection.entry.takes_images
-        scan: ScanHeader | None = None
-        if selection.needs_header and self._xml is not None:
-            try:
-                scan = parse_scan_header(self._xml, max_bytes=self._settings.limits.xml_bytes)
-            except HeaderError as error:
-                if takes_images:
-                    # Clients that send a file of images without a header send a sentence in its place.
-                    self._warn_once(f"the header is not used: {error}")
-                elif self._xml.lstrip().startswith(b"<"):
-                    raise
-                else:
-                    # The JSON configuration behind it may yet choose a pipeline for images, which needs no header.
-                    self._header_error = error
-                    return
-        is_scaled = self._settings.emission.pixels == "uint16" and self._dialect.may_scale
-        if is_scaled and scan is not None and not takes_images:
-            self._scaler = SeriesScaler() if scan.bits_stored is None else SeriesScaler(min(scan.bits_stored, 16))
-        self._intake = self._dialect.intake(selection, scan, self._executor.slots, self._noise)
+        reading = read_header(self._xml, selection, self._settings)
+        if reading.warning:
+            self._warn_once(reading.warning)
+        self._header_error = reading.error
+        if reading.error is not None:
+            return
+        if self._dialect.may_scale:
+            self._scaler = scaler_for(reading.scan, selection, self._settings)
+        self._intake = self._dialect.intake(selection, reading.scan, self._executor.slots, self._noise)
 
     def _take_close(self, event: Close) -> None:
         if not event.announced and self._dialect.announces_close:

@@ -24,10 +24,10 @@ from pipelines.image_group import ImageGroup
 from pipelines.mrd import Acquisitions, Image, Waveform
 from pipelines.registry import PipelineEntry
 from pipelines.scaling import SeriesScaler
-from pipelines.scan_header import ScanHeader, parse_scan_header
 from server.config import Settings
 from server.errors import ClientError, OutputClosedError, ProtocolError, ServerError
 from server.execution.executor import Executor, Job
+from server.header_reading import read_header, scaler_for, takes_images
 from server.intake import Intake, NothingIntake, intake_for
 from server.logs import printable
 from server.metrics import product_version
@@ -231,32 +231,17 @@ class StreamRecon:
             self._choose(self._select(self._settings.pipelines.default))
         self._intake, self._scaler, self._header_error = NothingIntake(), None, None
         selection = self._selection
-        takes_images = selection is not None and selection.entry is not None and selection.entry.takes_images
-        if selection is None or (selection.needs_header and self._xml is None and not takes_images):
+        if selection is None or (selection.needs_header and self._xml is None and not takes_images(selection)):
             return
-        scan: ScanHeader | None = None
-        if selection.needs_header and self._xml is not None:
-            scan = self._parse_header(self._xml, takes_images=takes_images)
-            if scan is None and not takes_images:
-                return
-        if self._settings.emission.pixels == "uint16" and scan is not None and not takes_images:
-            self._scaler = SeriesScaler() if scan.bits_stored is None else SeriesScaler(min(scan.bits_stored, 16))
+        reading = read_header(self._xml, selection, self._settings)
+        if reading.warning:
+            self._warn(reading.warning)
+        self._header_error = reading.error
+        if reading.error is not None:
+            return
+        self._scaler = scaler_for(reading.scan, selection, self._settings)
         limits = self._settings.limits.for_assembly()
-        self._intake = intake_for(selection, scan, self._executor.slots, limits, self._noise)
-
-    def _parse_header(self, xml: bytes, *, takes_images: bool) -> ScanHeader | None:
-        try:
-            return parse_scan_header(xml, max_bytes=self._settings.limits.xml_bytes)
-        except HeaderError as error:
-            if takes_images:
-                # Writers of images without a header put a sentence in its place.
-                self._warn(f"the header is not used: {error}")
-            elif xml.lstrip().startswith(b"<"):
-                raise
-            else:
-                # The JSON configuration behind it may yet choose a pipeline for images, which needs no header.
-                self._header_error = error
-            return None
+        self._intake = intake_for(selection, reading.scan, self._executor.slots, limits, self._noise)
 
     def _take_text(self, event: Text) -> None:
         if not event.text.lstrip().startswith("{"):
