@@ -34,6 +34,11 @@ class Parameters(BaseModel):
         True, description="Whiten coils with the noise scan; off for data that the scanner has already whitened."
     )
     coil_compression: int = Field(0, ge=0, le=256, description="Virtual coils to compress to; 0 keeps all coils.")
+    trajectory_units: Literal["auto", "cycles_per_pixel", "radians_per_pixel", "cycles_per_fov"] = Field(
+        "auto",
+        description="Units of non-Cartesian trajectories: of the encoded pixel along x, or of the field of view of the "
+        "images; by default told from the farthest sample.",
+    )
 
 
 class ZeroFilledParameters(Parameters):
@@ -54,7 +59,8 @@ class SenseParameters(Parameters):
         ge=0,
         le=10,
         description="Tikhonov weight relative to the largest eigenvalue of the normal operator; by default from the "
-        "measured noise, 0.001 to 0.03. Lowered to the noise where calibration lines were measured apart.",
+        "measured noise, 0.001 to 0.03. Lowered to the noise where calibration lines were measured apart. Non-Cartesian: "
+        "weight of the slope of the image, relative at half the largest spatial frequency.",
     )
 
 

@@ -20,7 +20,8 @@ from torch.nn.functional import avg_pool2d
 from pipelines.errors import ReconstructionError
 from pipelines.operators.fourier import to_image
 from pipelines.preprocess.sensitivities import estimate_maps
-from pipelines.recon.magnitude import magnitude_deviation
+from pipelines.recon.magnitude import magnitude_deviation, root_sum_of_squares
+from pipelines.recon.nonuniform_zero_filled import nonuniform_zero_filled
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
 from pipelines.registry import ZeroFilledParameters
 
@@ -48,6 +49,8 @@ class ZeroFilled:
         """
         if not bool((prepared.counts > 0).any()):
             raise ReconstructionError("no line of k-space was measured")
+        if prepared.trajectory is not None:
+            return nonuniform_zero_filled(prepared, self._combine, self._clock)
         started = self._clock()
         maps = None
         if self._combine == "sensitivity" and prepared.calibration is not None:
@@ -55,7 +58,7 @@ class ZeroFilled:
         mapped = self._clock()
         weights = density_weights(prepared.counts)
         coils = to_image(prepared.kspace * weights[:, None, :, :, None], (-3, -2, -1))
-        image = (coils * maps.conj()).sum(1) if maps is not None else _root_sum_of_squares(coils)
+        image = (coils * maps.conj()).sum(1) if maps is not None else root_sum_of_squares(coils)
         combined = self._clock()
         share = weights.square() / prepared.counts.clamp(min=1)
         noise = prepared.noise_std**2 * share.mean((1, 2)) * prepared.readout_sampled.float().mean()
@@ -77,10 +80,6 @@ class ZeroFilled:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
-
-
-def _root_sum_of_squares(coils: Complex64[Tensor, "frames coils z y x"]) -> Complex64[Tensor, "frames z y x"]:
-    return coils.abs().square().sum(1).sqrt().to(torch.complex64)
 
 
 def density_weights(counts: Float32[Tensor, "frames z y"]) -> Float32[Tensor, "frames z y"]:

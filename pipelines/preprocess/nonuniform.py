@@ -1,0 +1,102 @@
+"""A group of non-Cartesian readouts made ready for reconstruction: places, whitening, coils, centre of k-space.
+
+Readout oversampling stays in: samples beyond those that the field of view needs cost little, and each adds to the
+signal. Nothing is gridded here.
+"""
+
+from __future__ import annotations
+
+from math import log, sqrt
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Complex64, Float32
+from torch import Tensor
+
+from pipelines.assembly.frame import Group
+from pipelines.errors import ReconstructionError
+from pipelines.preprocess.central_kspace import central_kspace, central_samples
+from pipelines.preprocess.coils import compress, compression_matrix
+from pipelines.preprocess.noise import NoiseModel, estimate_noise_model, whiten
+from pipelines.preprocess.preparation import Preparation
+from pipelines.preprocess.trajectory import image_grid, place_samples
+from pipelines.recon.reconstruction import Prepared, Trajectory
+from pipelines.registry import Parameters
+
+EDGE = 0.9
+"""Samples farther from the centre than this part of the farthest one are the edge of k-space."""
+
+
+def prepare_nonuniform(group: Group, parameters: Parameters, device: str) -> Preparation:
+    """Prepare a group that has a trajectory.
+
+    Args:
+        group: frames as assembled; not changed.
+        parameters: whether to whiten, how many virtual coils, and the units of the trajectory.
+        device: where to compute.
+
+    Raises:
+        ReconstructionError: no readout was measured, samples are not finite, or the trajectory makes no sense.
+        BudgetError: the header asks for too large an image.
+    """
+    if group.trajectory is None:
+        raise ReconstructionError("a group of non-Cartesian readouts needs a trajectory")
+    encoding = group.scan.encodings[group.key.encoding]
+    frames, coils = group.kspace.shape[:2]
+    shape = image_grid(encoding, frames * coils)
+    counts = torch.from_numpy(np.array(group.counts, np.float32)).to(device)
+    trajectory = torch.from_numpy(np.array(group.trajectory, np.float32)).to(device)
+    positions, measured, warnings = place_samples(trajectory, counts, parameters.trajectory_units, encoding, shape)
+    kspace = torch.from_numpy(np.array(group.kspace, np.complex64)).to(device)
+    kspace = torch.where(measured[:, None, None], kspace, 0)
+    if not bool(torch.isfinite(torch.view_as_real(kspace)).all()):
+        raise ReconstructionError("k-space holds values that are not finite")
+
+    model: NoiseModel | None = None
+    if parameters.whiten and group.noise is not None:
+        model, noise_warnings = estimate_noise_model(group.noise, coils, group.scan.noise_bandwidth)
+        warnings += noise_warnings
+    dwell_us = [float(header["sample_time_us"]) for header in group.headers]
+    scale = torch.tensor([model.scale(each) if model else 1.0 for each in dwell_us], dtype=torch.float32, device=device)
+    if model is not None:
+        kspace = whiten(kspace, model, scale)
+        if model.dwell_us > 0 and not all(each > 0 for each in dwell_us):
+            warnings.append(
+                "The dwell time of image readouts is not known: the noise level of the noise scan is not scaled to "
+                "them."
+            )
+    if 0 < parameters.coil_compression < kspace.shape[1]:
+        central = central_samples(positions, measured, shape)
+        signal = kspace[:, :, 0].transpose(0, 1)[:, central if bool(central.any()) else measured]
+        kspace = compress(kspace, compression_matrix(signal, parameters.coil_compression))
+    level = noise_level_at_edge(kspace, positions, measured)
+    if model is not None and level < 0.7:
+        warnings.append(
+            f"The noise scan promises {1 / max(level, 1e-6):.1f} times the noise that the image readouts hold; "
+            "uncertainties may be too large."
+        )
+    prepared = Prepared(
+        kspace=kspace,
+        counts=counts,
+        calibration=central_kspace(kspace, positions, measured, shape),
+        noise_std=1.0 if model is not None else level,
+        noise_is_measured=model is not None,
+        readout_sampled=torch.ones(kspace.shape[-1], dtype=torch.bool, device=kspace.device),
+        trajectory=Trajectory(positions, shape, measured),
+    )
+    return Preparation(prepared, 1 / scale, warnings)
+
+
+def noise_level_at_edge(
+    kspace: Complex64[Tensor, "frames coils 1 readouts samples"],
+    positions: Float32[Tensor, "frames readouts samples 2"],
+    measured: Bool[Tensor, "frames readouts samples"],
+) -> float:
+    """Standard deviation of the complex noise from the samples farthest out, where signal is weakest: an upper bound.
+
+    The median of an exponential distribution is `ln 2` times its mean, and signal moves it less than it moves the mean.
+    """
+    distance = torch.linalg.vector_norm(positions, dim=-1)
+    outer = measured & (distance >= EDGE * distance[measured].max())
+    power = kspace[:, :, 0].transpose(0, 1)[:, outer].abs().square()
+    return sqrt(float(power.median()) / log(2.0))
