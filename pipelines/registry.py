@@ -59,8 +59,8 @@ class SenseParameters(Parameters):
         ge=0,
         le=10,
         description="Tikhonov weight relative to the largest eigenvalue of the normal operator; by default from the "
-        "measured noise, 0.001 to 0.03. Lowered to the noise where calibration lines were measured apart. Non-Cartesian: "
-        "weight of the slope of the image, relative at half the largest spatial frequency.",
+        "measured noise, 0.001 to 0.03. Lowered to the noise where calibration lines were measured apart. "
+        "Non-Cartesian: weight of the image's slope, relative at half the largest spatial frequency.",
     )
 
 

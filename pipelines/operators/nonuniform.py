@@ -1,4 +1,4 @@
-"""The Fourier transform from an image to samples anywhere in k-space, with its exact adjoint and a fast normal operator.
+"""The Fourier transform from an image to samples anywhere in k-space, with exact adjoint and fast normal operator.
 
     y(k) = 1 / sqrt(ny nx) * sum over pixels r of x(r) exp(-2 pi i k r),    r = 0 at index n//2
 

@@ -63,7 +63,7 @@ class Toeplitz:
     def __call__(self, images: Complex64[Tensor, "n y x"]) -> Complex64[Tensor, "n y x"]:
         """Apply the operator to each of some images."""
         result = torch.zeros_like(images)
-        for some, total in zip(images.split(self._at_once), result.split(self._at_once), strict=True):
+        for some, total in zip(torch.split(images, self._at_once), torch.split(result, self._at_once), strict=True):
             for odd_y, odd_x in ((0, 0), (0, 1), (1, 0), (1, 1)):
                 wave = self._wave(odd_y, odd_x)
                 total += wave.conj() * self._filter(wave * some, odd_y, odd_x)
@@ -78,7 +78,7 @@ class Toeplitz:
             wave = self._wave(odd_y, odd_x)
             modulated = wave * image
             part = torch.zeros_like(image)
-            for some in maps.split(self._at_once):
+            for some in torch.split(maps, self._at_once):
                 part += (self._filter(modulated * some, odd_y, odd_x) * some.conj()).sum(0)
             total += wave.conj() * part
         return total
@@ -87,7 +87,8 @@ class Toeplitz:
         """The share of one parity of frequencies, between the modulations."""
         spectrum = torch.fft.fft2(images, s=self._grid)
         spectrum *= self._transfer[odd_y][odd_x]
-        return torch.fft.ifft2(spectrum)[..., : images.shape[-2], : images.shape[-1]]
+        filtered: Tensor = torch.fft.ifft2(spectrum)
+        return filtered[..., : images.shape[-2], : images.shape[-1]]
 
     def _wave(self, odd_y: int, odd_x: int) -> Tensor:
         """`exp(-pi i s j / m)` along both axes."""

@@ -25,6 +25,8 @@ from pipelines.registry import Parameters
 
 EDGE = 0.9
 """Samples farther from the centre than this part of the farthest one are the edge of k-space."""
+MOST_UNEXPLAINED = 0.05
+"""See `pipelines.preprocess.central_kspace`."""
 
 
 def prepare_nonuniform(group: Group, parameters: Parameters, device: str) -> Preparation:
@@ -75,11 +77,19 @@ def prepare_nonuniform(group: Group, parameters: Parameters, device: str) -> Pre
             f"The noise scan promises {1 / max(level, 1e-6):.1f} times the noise that the image readouts hold; "
             "uncertainties may be too large."
         )
+    noise_std = 1.0 if model is not None else level
+    centre = central_kspace(kspace, positions, measured, shape, noise_std)
+    if centre is not None and centre.unexplained > MOST_UNEXPLAINED:
+        warnings.append(
+            f"{100 * centre.unexplained:.0f} % of the signal at the centre of k-space fits no image in the field of "
+            "view: the object may reach beyond it, or the trajectory be wrong; images of undersampled readouts may "
+            "hold structures that are not there."
+        )
     prepared = Prepared(
         kspace=kspace,
         counts=counts,
-        calibration=central_kspace(kspace, positions, measured, shape),
-        noise_std=1.0 if model is not None else level,
+        calibration=None if centre is None else centre.kspace,
+        noise_std=noise_std,
         noise_is_measured=model is not None,
         readout_sampled=torch.ones(kspace.shape[-1], dtype=torch.bool, device=kspace.device),
         trajectory=Trajectory(positions, shape, measured),
