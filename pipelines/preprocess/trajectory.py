@@ -46,18 +46,18 @@ def image_grid(encoding: Encoding, n_images: int) -> tuple[int, int]:
     rows, columns = (_length(encoding, axis) for axis in (1, 0))
     if rows * columns * n_images > MOST_VALUES:
         raise BudgetError(
-            f"the field of view of the images has {columns:.0f} x {rows:.0f} pixels of the encoded size; with "
+            f"the field of view of the images has {columns} x {rows} pixels of the encoded size; with "
             f"{n_images} coil images that is above the limit of {MOST_VALUES} values"
         )
-    return int(rows), int(columns)
+    return rows, columns
 
 
-def _length(encoding: Encoding, axis: int) -> float:
+def _length(encoding: Encoding, axis: int) -> int:
     """Pixels along x (0) or y (1)."""
     pixel_mm, view_mm = _pixel_mm(encoding), encoding.recon.field_of_view_mm[axis]
     if not (pixel_mm > 0 and 0 < view_mm < math.inf):
         return encoding.recon.matrix[axis]
-    return max(1, math.ceil(view_mm / pixel_mm - 1e-3))
+    return max(1, math.ceil(min(view_mm / pixel_mm, MOST_VALUES + 1) - 1e-3))
 
 
 def _pixel_mm(encoding: Encoding) -> float:

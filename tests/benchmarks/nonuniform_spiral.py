@@ -30,7 +30,7 @@ import matplotlib.pyplot as plt
 
 N = 360
 INTERLEAVES = (60, 30, 20)
-REGULARISATIONS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+REGULARISATIONS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 OUTPUT = Path("bench-output")
 
 
