@@ -92,6 +92,8 @@ def place_samples(
             f"non-Cartesian readouts are reconstructed in two dimensions only, the encoded matrix has {partitions} "
             "partitions along z"
         )
+    if not bool((counts > 0).any()):
+        raise ReconstructionError("no readout was measured")
     warnings: list[str] = []
     present = (counts[:, 0] > 0)[..., None].expand(trajectory.shape[:-1])
     if bool((trajectory[..., 2:][present] != 0).any()):
@@ -148,8 +150,6 @@ def _guess(positions: Float32[Tensor, "n 2"]) -> str:
 def _judge(present: Tensor, known: Tensor, inside: Tensor, warnings: list[str]) -> None:
     """Warn of samples that cannot be used; refuse when they are most."""
     total = int(present.sum())
-    if total == 0:
-        raise ReconstructionError("no readout was measured")
     unknown, beyond = int((present & ~known).sum()), int((known & ~inside).sum())
     if unknown:
         warnings.append(f"{unknown} of {total} samples have a position that is not finite and are left out.")

@@ -104,7 +104,7 @@ def test_what_lies_in_rows_without_a_readout_does_not_matter(make_nonuniform_gro
 def test_no_readout_is_refused(make_nonuniform_group):
     group = make_nonuniform_group()
     group.counts[:] = 0
-    with pytest.raises(ReconstructionError, match="no readout was measured|zero everywhere"):
+    with pytest.raises(ReconstructionError, match="no readout was measured"):
         prepare_nonuniform(group, parameters(), "cpu")
 
 
