@@ -5,7 +5,7 @@ PATH, sigpy, and the local brain (8 coils, 230 x 180, set into 230 x 230).
 
 The samples of 64 spokes of 460 points are the exact sums over the pixels of the coil images (finufft in double
 precision, 1e-9). Truth: root of the sum of squares of the coil images. Errors are of the magnitude inside a mask
-(truth above 10 % of its maximum), after the one factor that fits best. Ours runs at its defaults with maps from the same
+(truth above 10 % of its maximum), after the one factor that fits best. Ours runs at its defaults, maps from the same
 spokes. BART and sigpy get the regularisation, the maps and (sigpy) the weights that are best for them; the maps are
 BART's ESPIRiT from the same spokes, or ours.
 
@@ -71,7 +71,7 @@ def sample(images: Complex, trajectory: Real) -> Complex:
 def sigpy_sense(
     samples: Complex, trajectory: Real, maps: Complex, regularisation: float, iterations: int, weights: Real | None
 ) -> Complex:
-    """sigpy's SenseRecon."""
+    """CG-SENSE of sigpy."""
     from sigpy.mri.app import SenseRecon
 
     app = SenseRecon(
@@ -101,22 +101,21 @@ def compare_quality(bart: Bart, samples: Complex, trajectory: Real, truth: Real)
     group = make_group(samples, trajectory, N, TrajectoryType.RADIAL)
     for name in ("sense", "zero_filled"):
         images = Pipeline(name, {}, "cpu")(group, {}).images
-        print(f"{name:34} NRMSE {nrmse(np.asarray(images[0].pixels[0, 0]), truth):.4f}")
-    maps = {"own maps": None, "our maps": our_maps(samples, trajectory)}
+        print(f"{name:52} NRMSE {nrmse(np.asarray(images[0].pixels[0, 0]), truth):.4f}")
     write_for_bart(bart, samples, trajectory, N)
+    maps = {}
+    for crop in ("0.8", "0"):
+        bart_maps(bart, N, crop)
+        maps[f"BART's maps, crop {crop}"] = bart.read("maps")[:, 0]
+    maps["our maps"] = our_maps(samples, trajectory)
     for label, values in maps.items():
-        if values is None:
-            bart_maps(bart, N)
-        else:
-            bart.write("maps", values[:, None])
+        bart.write("maps", values[:, None])
         tried = {}
         for regularisation, iterations in product(REGULARISATIONS, ITERATIONS):
             bart_pics(bart, regularisation, iterations)
             tried[regularisation, iterations] = nrmse(magnitude(bart.read("image")), truth)
         best = min(tried, key=lambda key, tried=tried: tried[key])
-        print(f"{'BART pics, ' + label:34} NRMSE {tried[best]:.4f}   (r {best[0]:g}, {best[1]} iterations)")
-    bart_maps(bart, N)
-    maps = {"BART's maps": bart.read("maps")[:, 0], "our maps": maps["our maps"]}
+        print(f"{'BART pics, ' + label:52} NRMSE {tried[best]:.4f}   (r {best[0]:g}, {best[1]} iterations)")
     density = np.asarray(pipe_menon_dcf(trajectory[..., ::-1] * N, img_shape=(N, N), show_pbar=False), np.float32)
     scaled = samples / np.abs(samples).max()
     for label, weighted in product(maps, (False, True)):
@@ -127,7 +126,7 @@ def compare_quality(bart: Bart, samples: Complex, trajectory: Real, truth: Real)
             tried[regularisation, iterations] = nrmse(magnitude(image), truth)
         best = min(tried, key=lambda key, tried=tried: tried[key])
         name = f"sigpy SenseRecon, {label}{', weighted' if weighted else ''}"
-        print(f"{name:44} NRMSE {tried[best]:.4f}   (lamda {best[0]:g}, {best[1]} iterations)")
+        print(f"{name:52} NRMSE {tried[best]:.4f}   (lamda {best[0]:g}, {best[1]} iterations)")
 
 
 def compare_time(bart: Bart, samples: Complex, trajectory: Real, images: Complex) -> None:
@@ -135,7 +134,7 @@ def compare_time(bart: Bart, samples: Complex, trajectory: Real, images: Complex
     import sigpy
 
     operator = NonUniform(torch.from_numpy(trajectory)[None], (N, N))
-    coils, kspace = torch.from_numpy(images)[None, :, None], torch.from_numpy(samples)[None, :, None]
+    coils = torch.from_numpy(images)[None, :, None]
     group = make_group(samples, trajectory, N, TrajectoryType.RADIAL)
     sense = Pipeline("sense", {}, "cpu")
     coord = np.ascontiguousarray(trajectory[..., ::-1] * N)

@@ -45,14 +45,14 @@ def write_for_bart(bart: Bart, samples: Complex, trajectory: Real, n: int) -> No
     bart.write("traj", three.astype(np.complex64))
 
 
-def bart_maps(bart: Bart, n: int) -> float:
+def bart_maps(bart: Bart, n: int, crop: str = "0.8") -> float:
     """ESPIRiT maps from the same samples: inverse NUFFT of the centre, padded, calibrated; seconds."""
     return sum(
         (
             bart.run("nufft", "-i", "-d36:36:1", "-t", "traj", "ksp", "low"),
             bart.run("fft", "-u", "7", "low", "low_ksp"),
             bart.run("resize", "-c", "0", str(n), "1", str(n), "low_ksp", "padded"),
-            bart.run("ecalib", "-m1", "-r24", "-c0", "padded", "maps"),
+            bart.run("ecalib", "-m1", "-r24", f"-c{crop}", "padded", "maps"),
         )
     )
 
