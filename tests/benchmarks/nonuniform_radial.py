@@ -131,7 +131,10 @@ def compare_quality(bart: Bart, samples: Complex, trajectory: Real, truth: Real)
 
 def compare_time(bart: Bart, samples: Complex, trajectory: Real, images: Complex) -> None:
     """Wall times, interleaved."""
+    import numba
     import sigpy
+
+    numba.set_num_threads(torch.get_num_threads())
 
     operator = NonUniform(torch.from_numpy(trajectory)[None], (N, N))
     coils = torch.from_numpy(images)[None, :, None]

@@ -4,7 +4,7 @@ Run: `python tests/benchmarks/nonuniform_spiral.py`. Needs `bart` on the PATH an
 8 coils, resolution phantom). Pictures go to `bench-output/`.
 
 There is no truth: each program is compared with its own image from all 60 interleaves, and with the other's. Ours runs
-at its defaults, coil maps from the same interleaves. (The field of view is 360 pixels: the object fills it.) BART gets, for each number of interleaves, the regularisation that
+at its defaults, coil maps from the same interleaves. BART gets, for each number of interleaves, the regularisation that
 is best for it, with its reference at each regularisation in turn: once at the least one, once at the one that suits it
 best (`own best`: the smallest ratio of all). Maps of BART: from the same interleaves (inverse NUFFT of the centre,
 ESPIRiT), and, as a second row, from all 60, which ours does not get.
@@ -29,6 +29,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 N = 360
+"""The object needs 340 pixels; a smaller field of view cuts it off, which no program survives undersampled."""
 INTERLEAVES = (60, 30, 20)
 REGULARISATIONS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 OUTPUT = Path("bench-output")
