@@ -21,6 +21,7 @@ from pipelines.assembly.frame import Group
 from pipelines.emission import Emission, emit, parameters_digest
 from pipelines.errors import ReconstructionError
 from pipelines.mrd import Image
+from pipelines.preprocess.nonuniform import prepare_nonuniform
 from pipelines.preprocess.preparation import prepare
 from pipelines.recon.reconstruction import Reconstructed, Reconstruction
 from pipelines.registry import Parameters, find
@@ -71,10 +72,9 @@ class Pipeline:
             ReconstructionError: the data cannot be reconstructed, or the result is not finite.
             BudgetError: the header asks for too large an image.
         """
-        if group.trajectory is not None:
-            raise ReconstructionError(f"pipeline {self._name!r}: expected readouts on a grid, found a trajectory")
         started = time.perf_counter()
-        preparation = prepare(group, self._parameters, self._device)
+        make_ready = prepare if group.trajectory is None else prepare_nonuniform
+        preparation = make_ready(group, self._parameters, self._device)
         prepared_at = time.perf_counter()
         try:
             result = self._reconstruction(preparation.prepared)
@@ -85,7 +85,9 @@ class Pipeline:
             raise ReconstructionError(message) from error
         reconstructed_at = time.perf_counter()
         encoding = group.scan.encodings[group.key.encoding]
-        image, deviation = to_recon_grid(result.image, result.deviation, encoding)
+        image, deviation = to_recon_grid(
+            result.image, result.deviation, encoding, is_in_view=group.trajectory is not None
+        )
         scale = preparation.signal_scale[:, None, None, None]
         emission = Emission(
             kind=result.kind.value,

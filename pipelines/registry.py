@@ -118,6 +118,12 @@ class Parameters(AnyParameters):
     def _each_once(cls, value: tuple[Part, ...]) -> tuple[Part, ...]:
         return tuple(dict.fromkeys(value))
 
+    trajectory_units: Literal["auto", "cycles_per_pixel", "radians_per_pixel", "cycles_per_fov"] = Field(
+        "auto",
+        description="Units of non-Cartesian trajectories: of the encoded pixel along x, or of the field of view of the "
+        "images; by default told from the farthest sample.",
+    )
+
 
 class ZeroFilledParameters(Parameters):
     """Parameters of `zero_filled`."""
@@ -145,7 +151,8 @@ class SenseParameters(Parameters):
         ge=0,
         le=10,
         description="Tikhonov weight relative to the largest eigenvalue of the normal operator; by default from the "
-        "measured noise, 0.001 to 0.03. Lowered to the noise where calibration lines were measured apart.",
+        "measured noise, 0.001 to 0.03. Lowered to the noise where calibration lines were measured apart. "
+        "Non-Cartesian: weight of the image's slope, relative at half the largest spatial frequency.",
     )
 
 

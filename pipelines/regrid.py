@@ -23,7 +23,11 @@ MOST_PIXELS = 1 << 26
 
 
 def to_recon_grid(
-    image: Complex64[Tensor, "frames z y x"], deviation: Float32[Tensor, "frames z y x"], encoding: Encoding
+    image: Complex64[Tensor, "frames z y x"],
+    deviation: Float32[Tensor, "frames z y x"],
+    encoding: Encoding,
+    *,
+    is_in_view: bool = False,
 ) -> tuple[Complex64[Tensor, "frames rz ry rx"], Float32[Tensor, "frames rz ry rx"]]:
     """Image and deviation on the grid of the recon space.
 
@@ -35,13 +39,17 @@ def to_recon_grid(
         image: on the encoded grid, with readout oversampling removed.
         deviation: standard deviation of its magnitude.
         encoding: encoded and recon space.
+        is_in_view: the image spans the field of view of the images already, along every axis (non-Cartesian scans).
 
     Raises:
         BudgetError: the recon matrix is too large.
     """
     x, y, z = encoding.recon.matrix
     target = (z if image.shape[1] > 1 else 1, y if image.shape[2] > 1 else 1, x if image.shape[3] > 1 else 1)
-    in_view = tuple(_length_in_view(image.shape[axis], 3 - axis, encoding) for axis in (1, 2, 3))
+    in_view = tuple(
+        image.shape[axis] if is_in_view else _length_in_view(image.shape[axis], 3 - axis, encoding)
+        for axis in (1, 2, 3)
+    )
     if prod(max(sizes) for sizes in zip(target, in_view, strict=True)) > MOST_PIXELS:
         raise BudgetError(
             f"the recon matrix {x} x {y} x {z} with its field of view needs an image of more than {MOST_PIXELS} pixels"

@@ -19,11 +19,11 @@ from pipelines.errors import ReconstructionError
 from pipelines.preprocess.coils import compress, compression_matrix
 from pipelines.preprocess.noise import (
     NoiseModel,
-    estimate_noise_model,
     noise_level_at_edges,
     noise_level_in_margin,
     whiten,
 )
+from pipelines.preprocess.noise_choice import doubts, dwell_times, noise_model_for, noise_source_of
 from pipelines.preprocess.phase_correction import (
     PhaseCorrection,
     correct_calibration,
@@ -40,13 +40,6 @@ from pipelines.preprocess.readout import (
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES
 from pipelines.recon.reconstruction import Prepared
 from pipelines.registry import Parameters
-
-MOST_NOISE_IN_MARGIN = 2.0
-"""Noise next to the field of view, relative to the noise scan, from which on the noise scan is doubted: scanners show
-1.0 to 1.1, a little more with tissue there."""
-
-LEAST_NOISE = 0.7
-"""Noise in the image readouts, relative to what was measured or given, below which that is doubted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +89,8 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
     if correction.phase is not None and group.reversed_counts is not None:
         lines = correct_lines(lines, counts, group.reversed_counts, measured.index, correction.phase)
 
-    model, warnings = _noise_model(group, parameters)
-    dwell_us, gain = _dwell_times(group)
+    model, warnings = noise_model_for(group, parameters)
+    dwell_us, gain = dwell_times(group)
     if gain is not None:
         # The noise variance of a line is one over its dwell time: a longer one counts like more readouts.
         counts = counts * torch.from_numpy(gain).to(device)
@@ -112,13 +105,13 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
         )
     if model is not None:
         noise_std = group.readout_noise
-        warnings += _doubts("noise scan", level / noise_std, is_from_margin=is_from_margin)
+        warnings += doubts("noise scan", level / noise_std, is_from_margin=is_from_margin)
     elif parameters.noise_level is not None:
         noise_std = parameters.noise_level * group.readout_noise
-        warnings += _doubts("parameter noise_level", level / noise_std, is_from_margin=is_from_margin)
+        warnings += doubts("parameter noise_level", level / noise_std, is_from_margin=is_from_margin)
     else:
         noise_std = level
-    noise_source = _noise_source(group, parameters, model)
+    noise_source = noise_source_of(group, parameters, model)
 
     calibration, is_separate = _calibration(group, measured, lines, counts, model, scale, correction)
     if group.calibration is not None and not is_separate:
@@ -146,56 +139,6 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
         readout_sampled=readout_sampled,
     )
     return Preparation(prepared, 1 / scale, noise_source, [*correction.warnings, *warnings], correction.details)
-
-
-def _noise_source(group: Group, parameters: Parameters, model: NoiseModel | None) -> NoiseSource:
-    if model is not None and group.noise is not None:
-        return group.noise.source
-    return NoiseSource.ESTIMATED if parameters.noise_level is None else NoiseSource.GIVEN
-
-
-def _doubts(promise: str, ratio: float, *, is_from_margin: bool) -> list[str]:
-    """Warnings when the image readouts hold `ratio` times the noise that was measured or given."""
-    warnings: list[str] = []
-    if is_from_margin and ratio > MOST_NOISE_IN_MARGIN:
-        warnings.append(
-            f"Next to the field of view, image readouts hold {ratio:.1f} times the noise that the {promise} promises; "
-            "uncertainties may be too small."
-        )
-    if ratio < LEAST_NOISE:
-        warnings.append(
-            f"The {promise} promises {1 / max(ratio, 1e-6):.1f} times the noise that the image readouts hold; "
-            "uncertainties may be too large."
-        )
-    return warnings
-
-
-def _noise_model(group: Group, parameters: Parameters) -> tuple[NoiseModel | None, list[str]]:
-    """Whitening of the group, or None where there is nothing to whiten with or data are white already; warnings."""
-    if group.noise is None or not parameters.whiten:
-        return None, []
-    if parameters.noise_level is not None:
-        return None, ["The parameter noise_level says that the data are white; the noise scan is not used."]
-    return estimate_noise_model(group.noise, group.kspace.shape[1], group.scan.noise_bandwidth)
-
-
-def _dwell_times(group: Group) -> tuple[list[float], NDArray[np.float32] | None]:
-    """Dwell time of each frame and, where its lines differ, how much longer than it that of each line is.
-
-    Returns:
-        Microseconds, the shortest of the frame where lines differ; `(frames, z, y)`, at least one, 1 for lines whose
-        dwell time is unknown.
-    """
-    frames = [float(header["sample_time_us"]) for header in group.headers]
-    if group.dwell_us is None:
-        return frames, None
-    gain = np.ones(group.dwell_us.shape, np.float32)
-    for number, dwell_us in enumerate(group.dwell_us):
-        known = dwell_us > 0
-        if known.any():
-            frames[number] = float(dwell_us[known].min())
-            gain[number][known] = dwell_us[known] / np.float32(frames[number])
-    return frames, gain
 
 
 class _Lines:

@@ -16,7 +16,7 @@ from math import sqrt
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Complex64, Float32
 from scipy.special import gammaln, hyp1f1
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
@@ -26,6 +26,11 @@ _FAR_ABOVE = 1e4
 """Squared signal-to-noise ratio from which on a magnitude varies like its noise, whatever the exact value."""
 _PLUS = ((0.0, 1.0, 0.0), (1.0, 2.0, 1.0), (0.0, 1.0, 0.0))
 _BINOMIAL = tuple(tuple(float(a * b) for b in (1, 4, 6, 4, 1)) for a in (1, 4, 6, 4, 1))
+
+
+def root_sum_of_squares(coils: Complex64[Tensor, "frames coils z y x"]) -> Complex64[Tensor, "frames z y x"]:
+    """Magnitude of all coils together, as a complex image."""
+    return coils.abs().square().sum(1).sqrt().to(torch.complex64)
 
 
 def magnitude_deviation(

@@ -27,10 +27,12 @@ class Trajectory:
     Attributes:
         positions: in cycles a pixel of the image grid, -0.5 to 0.5, x before y.
         shape: y and x of the image grid.
+        measured: samples that exist and have a place; the others are zero in `Prepared.kspace` and carry no weight.
     """
 
     positions: Float32[Tensor, "frames readouts samples 2"]
     shape: tuple[int, int]
+    measured: Bool[Tensor, "frames readouts samples"]
 
 
 @dataclass(frozen=True, slots=True)

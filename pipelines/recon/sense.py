@@ -9,7 +9,8 @@ aliases apart, so r is a relative weight. Tikhonov's term shrinks it by 1 / (1 +
 back, so that a fully sampled scan gives plain least squares and low spatial frequencies keep their brightness.
 
 By default r is a multiple of the noise variance over the mean signal power of a pixel, within bounds: too large a
-weight leaves aliases behind, too small a one lets noise through. See `MOST_REGULARISATION`.
+weight leaves aliases behind, too small a one lets noise through. See
+`pipelines.recon.regularisation`.
 
 Where the centre was undersampled (d < 1) aliases of it are told apart by the coils alone, and a weight above the noise
 would shade the image there. So r is lowered until w is at most the noise variance over the mean signal power of a
@@ -36,29 +37,15 @@ from pipelines.operators.fourier import to_image
 from pipelines.operators.sampling import sampling_weights
 from pipelines.preprocess.partial_fourier import restore_frames
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES, estimate_maps
+from pipelines.recon.nonuniform_sense import NonUniformSense
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
+from pipelines.recon.regularisation import relative_weight
 from pipelines.recon.uncertainty import sense_deviation
 from pipelines.registry import SenseParameters
 from pipelines.solvers.cg import Solution, conjugate_gradients
 
 CENTRAL_LINES = 12
 """Lines along z and y that count as the centre of k-space."""
-
-MOST_REGULARISATION = 0.03
-"""Taken where the noise was not measured, and not exceeded by the default. On two real brains at R = 2 to 4 the error
-is at most 4 % above that with the weight best for each (`tests/benchmarks/sense_against_bart.py`). In strong noise a
-larger weight would lower the error further, but leave more of the aliases behind, which no uncertainty map shows.
-"""
-
-LEAST_REGULARISATION = 1e-3
-"""For errors of the maps, which are there without any noise."""
-
-REGULARISATION_OVER_NOISE = 30.0
-"""r over (noise variance / mean signal power of a pixel): what undersampling leaves uncertain, the differences between
-aliases, holds about a thirtieth of the power. Three anatomies, 8 simulated coils, R = 2, 3, 4: between the bounds the
-error is at most 5 % above that with the weight best for each case, where 0.03 throughout gave up to 2.1 times, and 4.7
-times at the lower bound (`tests/benchmarks/sense_regularisation.py`).
-"""
 
 
 class Sense:
@@ -76,14 +63,17 @@ class Sense:
             centre.
         """
         kspace, counts, sampled = prepared.kspace, prepared.counts, prepared.readout_sampled
-        scale = _checked_scale(prepared)
+        scale = checked_scale(prepared)
+        if prepared.trajectory is not None:
+            return NonUniformSense(self._parameters, self._clock)(prepared, scale)
         started = self._clock()
         maps = self._maps(prepared)
         mapped = self._clock()
         weights = sampling_weights(counts, sampled)
         centre = central_density(counts) * float(counts[counts > 0].mean())
         wiener = wiener_weight(kspace / scale, counts, maps, prepared.noise_std / scale)
-        weight = self._regularisation(wiener / centre, prepared.noise_is_measured) * centre
+        asked = self._parameters.regularisation
+        weight = relative_weight(asked, wiener / centre, prepared.noise_is_measured) * centre
         if central_density(counts) < 1:
             weight = min(weight, wiener)
         restored = 1 + weight / centre
@@ -136,14 +126,6 @@ class Sense:
             torch.cat([part.residual for part in solved]),
         )
         return normal.to_image(solution.solution), solution
-
-    def _regularisation(self, noise_over_signal: float, noise_is_measured: bool) -> float:
-        """The relative weight r: what was asked for, else from the noise."""
-        if self._parameters.regularisation is not None:
-            return self._parameters.regularisation
-        if not noise_is_measured:
-            return MOST_REGULARISATION
-        return min(max(REGULARISATION_OVER_NOISE * noise_over_signal, LEAST_REGULARISATION), MOST_REGULARISATION)
 
     def _maps(self, prepared: Prepared) -> Complex64[Tensor, "coils z y x"]:
         coils, z, y, x = prepared.kspace.shape[1:]
@@ -212,7 +194,7 @@ def right_side(
     return combined
 
 
-def _checked_scale(prepared: Prepared) -> float:
+def checked_scale(prepared: Prepared) -> float:
     """Largest magnitude of k-space, to compute near 1; 1 when all is zero.
 
     Raises:

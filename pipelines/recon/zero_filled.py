@@ -22,7 +22,8 @@ from pipelines.operators.fourier import to_image
 from pipelines.parts import Part
 from pipelines.preprocess.partial_fourier import restore_frames
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES, estimate_maps
-from pipelines.recon.magnitude import magnitude_deviation
+from pipelines.recon.magnitude import magnitude_deviation, root_sum_of_squares
+from pipelines.recon.nonuniform_zero_filled import nonuniform_zero_filled
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
 from pipelines.registry import PartialFourierMethod, ZeroFilledParameters
 
@@ -58,6 +59,8 @@ class ZeroFilled:
                 f"{prepared.kspace.shape[1]} coils, but no {FEWEST_CALIBRATION_LINES} adjacent lines around the centre "
                 "of k-space to estimate their maps from, without which the image has no phase"
             )
+        if prepared.trajectory is not None:
+            return nonuniform_zero_filled(prepared, self._combine, self._clock)
         started = self._clock()
         maps = None
         if self._combine == "sensitivity" and prepared.calibration is not None:
@@ -71,7 +74,7 @@ class ZeroFilled:
         if maps is not None:
             coils = (coils * maps.conj()).sum(1, keepdim=True)
         restored = restore_frames(coils, *kept, self._partial_fourier, is_unaliased=False)
-        image = restored.image[:, 0] if maps is not None else _root_sum_of_squares(restored.image)
+        image = restored.image[:, 0] if maps is not None else root_sum_of_squares(restored.image)
         combined = self._clock()
         share = weights.square() / prepared.counts.clamp(min=1)
         power = torch.ones(coils.shape[-1:], device=coils.device) if maps is None else maps.abs().square().sum(0)
@@ -98,10 +101,6 @@ class ZeroFilled:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
-
-
-def _root_sum_of_squares(coils: Complex64[Tensor, "frames coils z y x"]) -> Complex64[Tensor, "frames z y x"]:
-    return coils.abs().square().sum(1).sqrt().to(torch.complex64)
 
 
 def density_weights(counts: Float32[Tensor, "frames z y"]) -> Float32[Tensor, "frames z y"]:

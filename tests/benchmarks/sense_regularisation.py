@@ -20,7 +20,8 @@ from sense_against_bart import Scan, errors, undersample
 
 from pipelines.operators.fourier import to_kspace
 from pipelines.phantom import birdcage_coils, smooth_phase
-from pipelines.recon.sense import MOST_REGULARISATION, Sense
+from pipelines.recon.regularisation import MOST_REGULARISATION
+from pipelines.recon.sense import Sense
 from pipelines.registry import SenseParameters
 
 DATA = Path("/work/shared/data/train")

@@ -13,10 +13,13 @@ from typing import Any
 import ismrmrd
 import numpy as np
 import pytest
+import torch
 
 from pipelines.assembly.frame import Completion, Group, GroupKey, NoiseCovariance
 from pipelines.mrd import ACQUISITION_HEADER, WAVEFORM_HEADER, AcquisitionFlag, Acquisitions, Waveform
-from pipelines.scan_header import Encoding, Limit, ScanHeader, Space
+from pipelines.operators.nonuniform import NonUniform
+from pipelines.phantom import birdcage_coils, head_phantom
+from pipelines.scan_header import Encoding, Limit, ScanHeader, Space, TrajectoryType
 from pipelines.simulation.scan import SimulatedScan
 
 DWELL_US = 5.0
@@ -301,3 +304,61 @@ class Hearts:
 @pytest.fixture(scope="session")
 def hearts() -> type[Hearts]:
     return Hearts
+
+
+def radial_positions(spokes: int, samples: int, *, golden: bool = False) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """`(spokes, samples, 2)` in cycles a pixel, x before y: diameters through the centre of k-space."""
+    angle = np.arange(spokes) * (np.pi * (np.sqrt(5) - 1) / 2 if golden else np.pi / spokes)
+    radius = (np.arange(samples) - samples // 2) / samples
+    return np.stack([np.outer(np.cos(angle), radius), np.outer(np.sin(angle), radius)], -1).astype(np.float32)
+
+
+@pytest.fixture
+def make_nonuniform_group(rng: np.random.Generator) -> MakeGroup:
+    """A head seen by birdcage coils along a trajectory, with noise, as assembly hands it on; n x n images."""
+
+    def make(
+        n: int = 48,
+        n_coils: int = 6,
+        trajectory: np.ndarray[Any, Any] | None = None,
+        *,
+        shape: tuple[int, int] | None = None,
+        noise_std: float = 0.0,
+        noise_scan: bool = False,
+        encoding: Encoding | None = None,
+        **changes: Any,
+    ) -> Group:
+        rows, columns = shape or (n, n)
+        positions = radial_positions(96, 2 * n)[None] if trajectory is None else trajectory
+        coils = head_phantom(1, rows, columns)[0] * birdcage_coils(n_coils, (rows, columns))
+        image = torch.from_numpy(coils.astype(np.complex64)).expand(len(positions), n_coils, rows, columns)
+        forward = NonUniform(torch.from_numpy(np.array(positions[..., :2])), (rows, columns))
+        kspace = forward(image[:, :, None]).numpy()
+        kspace = kspace + np.float32(noise_std) * complex_normal(rng, *kspace.shape)
+        frames, _, _, readouts, samples = kspace.shape
+        headers = np.zeros(frames, ACQUISITION_HEADER)
+        headers["sample_time_us"] = DWELL_US
+        headers["read_dir"], headers["phase_dir"], headers["slice_dir"] = (1, 0, 0), (0, 1, 0), (0, 0, 1)
+        # Readouts are oversampled: twice the matrix on twice the field of view, as scanners say it.
+        encoding = encoding or Encoding(
+            Space((2 * columns, 2 * rows, 1), (4.0 * columns, 4.0 * rows, 5.0)),
+            Space((columns, rows, 1), (2.0 * columns, 2.0 * rows, 5.0)),
+            TrajectoryType.RADIAL,
+        )
+        variance = BANDWIDTH * DWELL_US / NOISE_DWELL_US
+        scan = complex_normal(rng, 64, n_coils, 64) * np.float32(noise_std * np.sqrt(variance))
+        values: dict[str, Any] = {
+            "key": GroupKey(0, 0, 0, 0, 0, 0),
+            "kspace": kspace.astype(np.complex64),
+            "counts": np.ones((frames, 1, readouts), np.float32),
+            "calibration_lines": np.zeros((1, readouts), bool),
+            "readout_extent": (0, samples),
+            "headers": headers,
+            "scan": ScanHeader((encoding,), noise_bandwidth=BANDWIDTH),
+            "completion": Completion.FLAG,
+            "noise": NoiseCovariance.of(scan, NOISE_DWELL_US) if noise_scan else None,
+            "trajectory": np.array(positions, np.float32),
+        }
+        return Group(**(values | changes))
+
+    return make
