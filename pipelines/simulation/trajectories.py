@@ -33,7 +33,7 @@ def spokes(angles_rad: NDArray[np.floating], n_samples: int) -> NDArray[np.float
 
 
 def spiral(n_interleaves: int, n_measured: int, matrix: int, oversampling: float) -> NDArray[np.float32]:
-    """Archimedean spirals from the centre outwards at nearly constant speed; the centre is sample 0.
+    """Archimedean spirals from the centre outwards at constant speed; the centre is sample 0.
 
     Args:
         n_interleaves: that fill k-space of this matrix to Nyquist's distance between neighbouring turns.
@@ -42,9 +42,12 @@ def spiral(n_interleaves: int, n_measured: int, matrix: int, oversampling: float
         oversampling: Nyquist's distance over that of neighbouring samples.
     """
     turns = matrix / 2 / n_interleaves
-    length = np.pi * turns * matrix / 2  # of an Archimedean spiral with many turns, in Nyquist steps
-    n_samples = max(int(np.ceil(oversampling * max(length, matrix / 2))), 2)
-    along = np.sqrt(np.arange(n_samples) / (n_samples - 1))
+    part = np.linspace(0, 1, 64 * matrix)
+    # Steps of Nyquist's distance along the curve, outwards and round; near the centre it goes outwards only.
+    speed = matrix / 2 * np.sqrt(1 + (2 * np.pi * turns * part) ** 2)
+    length = np.concatenate([[0.0], np.cumsum((speed[1:] + speed[:-1]) / 2) * part[1]])
+    n_samples = int(np.ceil(oversampling * length[-1])) + 1
+    along = np.interp(np.linspace(0, length[-1], n_samples), length, part)
     angles = 2 * np.pi * (turns * along[None, :] + (np.arange(n_measured) / n_measured)[:, None])
     radius = 0.5 * along
     return np.asarray(np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=-1), np.float32)
