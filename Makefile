@@ -29,7 +29,7 @@ lint: setup     ## ruff, mypy, pyright, import contracts
 
 bench: setup    ## every figure of BENCHMARKS.md again, into bench-output/ (about ten minutes; close other work first)
 	mkdir -p bench-output
-	for name in cold_start latency ingest wire_parse assembly_ingest job_round_trip real_scan sense_against_bart sense_regularisation uncertainty_calibration; do \
+	for name in cold_start latency ingest wire_parse assembly_ingest job_round_trip real_scan sense_against_bart sense_regularisation uncertainty_calibration nonuniform_radial nonuniform_spiral; do \
 	  echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py 2>&1 | tee bench-output/$$name.txt; done
 
 test: setup lint   ## everything that must hold before a change lands
