@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -180,7 +181,10 @@ def running(start_server: Callable[..., Process]) -> Iterator[Process]:
 
 @pytest.fixture
 def connect(running: Process) -> Iterator[Callable[[], Peer]]:
-    """Connect to the shared server."""
+    """Connect to the shared server, once it has closed what earlier tests left open."""
+    due = time.monotonic() + 10
+    while json.loads(running.get("/sessions"))["sessions"] and time.monotonic() < due:
+        time.sleep(0.05)
     peers: list[Peer] = []
 
     def make() -> Peer:
