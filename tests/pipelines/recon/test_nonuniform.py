@@ -134,23 +134,25 @@ def test_sense_solves_the_dense_least_squares_problem(make_nonuniform_group, reg
     ("pipeline", "parameters"),
     [("zero_filled", {}), ("zero_filled", {"combine": "sensitivity"}), ("sense", {})],
 )
-@pytest.mark.parametrize("name", ["golden angle", "spiral, half"])
-def test_deviation_is_that_of_repeated_scans(make_nonuniform_group, rng, pipeline: str, parameters: Any, name: str):
-    """Monte Carlo through the whole pipeline: noise scan, maps, reconstruction; each scan with noise of its own."""
-    n, scans, noise_std = 40, 50, 0.05
-    clean = make_nonuniform_group(n=n, trajectory=TRAJECTORIES[name])
+@pytest.mark.parametrize("trajectory", [radial(26, 64, golden=True), spiral(6, 32, 10)], ids=["golden angle", "spiral"])
+def test_deviation_is_that_of_repeated_scans(
+    make_nonuniform_group, rng, pipeline: str, parameters: Any, trajectory: Any
+):
+    """Monte Carlo through the whole pipeline, maps of each scan included; images of one scan share its noise scan."""
+    n, scans, noise_std = 32, 40, 0.05
+    clean = make_nonuniform_group(n=n, trajectory=trajectory)
     runner = Pipeline(pipeline, parameters, "cpu")
+    # Both dwell times and the bandwidth of the fixture: 5 us, 20 us, 0.8.
+    samples = complex_normal(rng, 256, clean.kspace.shape[1], 64) * np.float32(noise_std * np.sqrt(0.8 * 5 / 20))
     magnitudes, deviations = [], []
     for _ in range(scans):
         kspace = clean.kspace + np.float32(noise_std) * complex_normal(rng, *clean.kspace.shape)
-        # Both dwell times and the bandwidth of the fixture: 5 us, 20 us, 0.8.
-        samples = complex_normal(rng, 64, clean.kspace.shape[1], 64) * np.float32(noise_std * np.sqrt(0.8 * 5 / 20))
         output = runner(replace(clean, kspace=kspace, noise=NoiseCovariance.of(samples, 20.0)), {})
         magnitudes.append(output.images[0].pixels[0, 0])
         deviations.append(output.images[1].pixels[0, 0])
     inside = head_phantom(1, n, n)[0] > 0.1
     empirical, claimed = np.std(magnitudes, 0, ddof=1)[inside], np.mean(deviations, 0)[inside]
-    # 50 scans know a deviation to 10 %, its median over several hundred pixels to 1 %.
+    # 40 scans know a deviation to 11 %, its median over several hundred pixels to 1 %.
     assert 0.95 < np.median(empirical / claimed) < 1.05
 
 
