@@ -10,11 +10,11 @@ from torch import Tensor
 from pipelines.errors import ReconstructionError
 from pipelines.operators.encoding import encoding
 from pipelines.operators.fourier import to_kspace
-from pipelines.operators.sampling import sampling_weights
+from pipelines.operators.sampling import sampling_weights, unreached
 from pipelines.phantom import birdcage_coils, head_phantom, smooth_phase
 from pipelines.preprocess.sensitivities import estimate_maps
 from pipelines.recon.reconstruction import Prepared, UncertaintyKind
-from pipelines.recon.sense import Sense, central_density, wiener_weight
+from pipelines.recon.sense import UNREACHED_WEIGHT, Sense, central_density, wiener_weight
 from pipelines.registry import SenseParameters
 
 ACCURATE = SenseParameters.model_validate({"iterations": 300, "tolerance": 1e-7})
@@ -58,7 +58,12 @@ def dense_solution(prepared: Prepared, maps: Tensor, regularisation: float, dens
     matrix = torch.stack([operator(row.view(1, z, y, x)).flatten() for row in unit], 1).to(torch.complex128)
     data = (prepared.kspace * weights.sqrt()[:, None]).flatten().to(torch.complex128)
     weight = regularisation * density * float(prepared.counts[prepared.counts > 0].mean())
-    inverse = torch.linalg.pinv(matrix.mH @ matrix + weight * torch.eye(size), hermitian=True, rtol=1e-9)
+    normal = matrix.mH @ matrix + weight * torch.eye(size)
+    # The penalty is one more coil, as sensitive everywhere in the object, that saw nothing.
+    beyond = unreached(prepared.counts, prepared.readout_sampled) * (UNREACHED_WEIGHT * density)
+    operator = encoding((maps != 0).any(0, keepdim=True).to(torch.complex64), beyond)
+    rows = torch.stack([operator(row.view(1, z, y, x)).flatten() for row in unit], 1).to(torch.complex128)
+    inverse = torch.linalg.pinv(normal + rows.mH @ rows, hermitian=True, rtol=1e-9)
     return ((1 + regularisation) * inverse @ matrix.mH @ data).view(1, z, y, x)
 
 
