@@ -131,7 +131,7 @@ class Sense:
         weight: float,
         penalty: Float32[Tensor, "frames z y x"] | None = None,
     ) -> tuple[Complex64[Tensor, "frames z y x"], Solution]:
-        """Solve `(A^H A + P + w) x = combined`, `A = sqrt(weights) F C`; each column stops at its own relative residual.
+        """Solve `(A^H A + P + w) x = combined`, `A = sqrt(weights) F C`; a column stops at its own relative residual.
 
         P is the penalty on the image's own k-space, if any (`ColumnNormal`).
         """
