@@ -89,6 +89,11 @@ def emit(
     """
     warnings: list[str] = []
     images: list[Image] = []
+    if _is_homodyne(emission) and set(emission.parts) != {Part.MAGNITUDE}:
+        warnings.append(
+            "Homodyne keeps the phase of the symmetric part of k-space only: parts other than the magnitude show no "
+            "finer phase than that. The method pocs keeps what was measured."
+        )
     encoding = group.scan.encodings[group.key.encoding]
     for frame, acquisition in enumerate(group.headers):
         header = _header(acquisition, encoding, image.shape[1:], warnings)
@@ -231,9 +236,19 @@ def _part_meta(group: Group, emission: Emission, part: Part) -> Meta:
         "SequenceDescriptionAdditional": [f"echotrain_{emission.pipeline}{suffix}"],
         **_description(group, description),
     }
+    comments: list[str] = []
     if part is Part.PHASE:
-        meta["ImageComments"] = ["Phase in radians, relative to the dominant combination of the coils"]
+        comments.append("Phase in radians, relative to the dominant combination of the coils")
+    if part is not Part.MAGNITUDE and _is_homodyne(emission):
+        comments.append("smooth phase of the symmetric part of k-space only (homodyne)")
+    if comments:
+        meta["ImageComments"] = ["; ".join(comments)]
     return meta
+
+
+def _is_homodyne(emission: Emission) -> bool:
+    """Whether the phase of the image is an assumption and no measurement."""
+    return "homodyne" in emission.details.get("ReconPartialFourier", "")
 
 
 def _uncertainty_meta(group: Group, emission: Emission) -> Meta:

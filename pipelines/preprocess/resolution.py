@@ -48,8 +48,11 @@ def _kept(n: int, axis: int, encoding: Encoding) -> int:
 def at_recon_resolution(prepared: Prepared, encoding: Encoding) -> Prepared:
     """Without the outer k-space that the recon matrix does not show; pixel values stay as they are.
 
-    Unchanged where nothing is left out, or nothing was measured within what is kept. The calibration keeps its own size.
+    Unchanged where nothing is left out or measured within what is kept, and without a grid. The calibration keeps its
+    own size.
     """
+    if prepared.trajectory is not None:
+        return prepared
     _, _, *shape = prepared.kspace.shape
     kept = kept_points((shape[0], shape[1], shape[2]), encoding)
     counts = _central(_central(prepared.counts, -2, kept[0]), -1, kept[1])

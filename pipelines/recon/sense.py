@@ -42,7 +42,7 @@ from pipelines.errors import ReconstructionError
 from pipelines.operators.encoding import Block, ColumnNormal
 from pipelines.operators.fourier import to_image
 from pipelines.operators.sampling import sampling_weights, unreached
-from pipelines.preprocess.partial_fourier import restore_frames
+from pipelines.preprocess.partial_fourier import find_coverage, restore_frames
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES, estimate_maps
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.uncertainty import sense_deviation
@@ -120,7 +120,7 @@ class Sense:
                 "ReconRegularisation": f"{weight / centre:.3g}",
             },
             stages_s={"csm": mapped - started, "recon": solved - mapped, "uncertainty": finished - solved},
-            warnings=completed.warnings,
+            warnings=(*completed.warnings, *_warnings(maps, counts, sampled)),
         )
 
     def solve(
@@ -178,6 +178,17 @@ class Sense:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
+
+
+def _warnings(
+    maps: Complex64[Tensor, "coils z y x"], counts: Float32[Tensor, "frames z y"], sampled: Bool[Tensor, "x"]
+) -> tuple[str, ...]:
+    if maps.shape[0] > 1 or not any(find_coverage(frame, sampled)[0].is_undersampled for frame in counts):
+        return ()
+    return (
+        "One coil cannot tell the aliases of undersampled data apart: they stay in the image, and no uncertainty shows "
+        "them.",
+    )
 
 
 def central_density(counts: Float32[Tensor, "frames z y"]) -> float:

@@ -309,3 +309,11 @@ def test_bad_input_is_refused_with_a_reason():
         kspace[0, 1, 0, 3, 4] = value
         with pytest.raises(ReconstructionError, match="not finite"):
             sense(dataclasses.replace(prepared, kspace=kspace))
+
+
+@pytest.mark.parametrize(("n_coils", "acceleration", "is_warned"), [(1, 1, False), (1, 3, True), (4, 3, False)])
+def test_aliases_that_one_coil_cannot_tell_apart_are_reported(n_coils: int, acceleration: int, is_warned: bool):
+    prepared, _ = prepare(n_coils, 64, 36, acceleration=acceleration)
+    warnings = Sense(SenseParameters(), "cpu")(prepared).warnings
+    assert bool(warnings) == is_warned
+    assert all("aliases" in warning for warning in warnings)
