@@ -34,7 +34,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Complex64, Float32
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool3d
 
 from pipelines.operators.encoding import ColumnNormal, encoding
 from pipelines.operators.fourier import to_image, to_kspace, uncentred
@@ -51,7 +51,10 @@ pixels are done whole; of one of 220 rows 23 columns are inverted."""
 FEWEST_COLUMNS = 16
 REPLICAS = 12
 REPLICA_WINDOW = 5
-"""Pixels along each axis over which the variance over replicas is averaged."""
+"""Pixels along y and x over which the variance over replicas is averaged."""
+REPLICAS_VOLUME = 5
+REPLICA_WINDOW_VOLUME = 3
+"""In volumes partitions are averaged too, so that fewer replicas give as many samples."""
 SMALLEST_WEIGHT = 1e-4
 """Relative to the largest count: keeps systems without regularisation invertible in single precision."""
 
@@ -283,14 +286,15 @@ def _replica_variance(
     """Variance over reconstructions of pure noise, averaged over neighbouring pixels."""
     weights = sampling_weights(counts[None], readout_sampled)
     forward = encoding(maps, weights)
-    beyond = None if penalty is None else penalty.expand(REPLICAS, -1, -1, -1)
-    normal = ColumnNormal(maps, weights.expand(REPLICAS, -1, -1, -1), beyond)
+    replicas = REPLICAS if maps.shape[1] < REPLICA_WINDOW_VOLUME else REPLICAS_VOLUME
+    beyond = None if penalty is None else penalty.expand(replicas, -1, -1, -1)
+    normal = ColumnNormal(maps, weights.expand(replicas, -1, -1, -1), beyond)
     generator = torch.Generator("cpu").manual_seed(0)
     shape = (maps.shape[0], *weights.shape[1:])
     right_side = torch.cat(
         [
             forward.adjoint(torch.randn((1, *shape), generator=generator, dtype=torch.complex64).to(maps.device))
-            for _ in range(REPLICAS)
+            for _ in range(replicas)
         ]
     )
     solved = conjugate_gradients(
@@ -303,10 +307,12 @@ def _replica_variance(
         image = to_image(to_kspace(image, axes) * filters, axes)
     power = image.abs().square().mean(0) * intensity
     inside = (intensity > 0).float()
-    mean = _window_mean(power) / _window_mean(inside).clamp(min=1 / REPLICA_WINDOW**2)
+    mean = _window_mean(power) / _window_mean(inside).clamp(min=1e-3)  # at least the pixel itself, where it counts
     return mean / intensity.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _window_mean(values: Float32[Tensor, "z y x"]) -> Float32[Tensor, "z y x"]:
-    """Mean over a square window along y and x, of which only the part inside the image counts."""
-    return avg_pool2d(values[:, None], REPLICA_WINDOW, 1, REPLICA_WINDOW // 2, count_include_pad=False)[:, 0]
+    """Mean over a box, of which only the part inside the image counts; along z in volumes only."""
+    along_z = REPLICA_WINDOW_VOLUME if values.shape[0] >= REPLICA_WINDOW_VOLUME else 1
+    sizes = (along_z, REPLICA_WINDOW, REPLICA_WINDOW)
+    return avg_pool3d(values[None], sizes, 1, [size // 2 for size in sizes], count_include_pad=False)[0]
