@@ -89,10 +89,10 @@ def emit(
     """
     warnings: list[str] = []
     images: list[Image] = []
-    if _is_homodyne(emission) and set(emission.parts) != {Part.MAGNITUDE}:
+    if _assumes_phase(emission) and set(emission.parts) != {Part.MAGNITUDE}:
         warnings.append(
-            "Homodyne keeps the phase of the symmetric part of k-space only: parts other than the magnitude show no "
-            "finer phase than that. The method pocs keeps what was measured."
+            "Partial Fourier by homodyne or pocs assumes that the phase is as smooth as the symmetric part of k-space: "
+            "parts other than the magnitude show no finer phase."
         )
     encoding = group.scan.encodings[group.key.encoding]
     for frame, acquisition in enumerate(group.headers):
@@ -239,16 +239,16 @@ def _part_meta(group: Group, emission: Emission, part: Part) -> Meta:
     comments: list[str] = []
     if part is Part.PHASE:
         comments.append("Phase in radians, relative to the dominant combination of the coils")
-    if part is not Part.MAGNITUDE and _is_homodyne(emission):
-        comments.append("smooth phase of the symmetric part of k-space only (homodyne)")
+    if part is not Part.MAGNITUDE and _assumes_phase(emission):
+        comments.append("phase assumed to be as smooth as the symmetric part of k-space")
     if comments:
         meta["ImageComments"] = ["; ".join(comments)]
     return meta
 
 
-def _is_homodyne(emission: Emission) -> bool:
-    """Whether the phase of the image is an assumption and no measurement."""
-    return "homodyne" in emission.details.get("ReconPartialFourier", "")
+def _assumes_phase(emission: Emission) -> bool:
+    """Whether fine phase was lost where it was assumed to be smooth; POCS loses as much of it as homodyne (measured)."""
+    return any(method in emission.details.get("ReconPartialFourier", "") for method in ("homodyne", "pocs"))
 
 
 def _uncertainty_meta(group: Group, emission: Emission) -> Meta:

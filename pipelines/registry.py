@@ -95,7 +95,7 @@ class Parameters(AnyParameters):
         "zero_fill",
         description="What becomes of the side of k-space that was not measured (partial Fourier along y or z, "
         "asymmetric echo): left zero, but for what coils tell; or restored assuming a smooth phase of the image, by "
-        "homodyne (keeps that phase only) or by projections.",
+        "homodyne or by projections.",
     )
     phase_correction: Literal["none", "linear"] = Field(
         "linear",
