@@ -247,8 +247,9 @@ def _part_meta(group: Group, emission: Emission, part: Part) -> Meta:
 
 
 def _assumes_phase(emission: Emission) -> bool:
-    """Whether fine phase was lost where it was assumed to be smooth; POCS loses as much of it as homodyne (measured)."""
-    return any(method in emission.details.get("ReconPartialFourier", "") for method in ("homodyne", "pocs"))
+    """Whether fine phase was lost because it was assumed to be smooth; to POCS as much as to homodyne (measured)."""
+    note = emission.details.get("ReconPartialFourier", "")
+    return "homodyne" in note or "pocs" in note
 
 
 def _uncertainty_meta(group: Group, emission: Emission) -> Meta:

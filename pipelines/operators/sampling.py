@@ -23,7 +23,7 @@ FARTHEST_REACH = 4
 def unreached(
     counts: Float32[Tensor, "frames z y"], readout_sampled: Bool[Tensor, "x"]
 ) -> Bool[Tensor, "frames z y x"]:
-    """K-space farther from all measured lines than these are from each other, where coils cannot fill gaps.
+    """K-space farther from all measured lines than these usually are from each other: coils cannot fill such gaps.
 
     That is the missing side of partial Fourier and asymmetric echoes, the rim of a smaller matrix, the corners of an
     elliptical shutter: nothing within a regular pattern. K-space is periodic along z and y, so that a pattern may begin
@@ -34,11 +34,12 @@ def unreached(
 
 
 def _reach(measured: Bool[Tensor, "z y"], axis: int) -> Bool[Tensor, "z y"]:
-    """Lines and their neighbours up to half the widest gap between two of them along one axis."""
+    """Lines and their neighbours up to half the usual distance of two of them along one axis, dense parts left out."""
     n = measured.shape[axis]
     lines, at = torch.nonzero(measured.movedim(axis, 1), as_tuple=True)
     gaps = at.diff()[lines.diff() == 0]
-    radius = min(int(gaps.max()) // 2 if len(gaps) else 0, FARTHEST_REACH, n - 1)
+    gaps = gaps[gaps > 1]
+    radius = min(int(gaps.median()) // 2 if len(gaps) else 0, FARTHEST_REACH, n - 1)
     reached = measured
     for shift in range(1, radius + 1):
         reached = reached | measured.roll(shift, axis) | measured.roll(-shift, axis)

@@ -47,6 +47,11 @@ def test_wide_gaps_are_reached_as_far_as_coils_see():
     )
 
 
+def test_single_lines_that_are_missing_do_not_widen_the_reach():
+    measured = [line for line in range(0, 24, 2) if line not in (8, 10)]
+    assert beyond(lines(24, measured)) == [8, 9, 10]
+
+
 def test_nothing_within_a_shifted_lattice_is_out_of_reach():
     z, y = torch.meshgrid(torch.arange(8), torch.arange(12), indexing="ij")
     counts = ((z % 2 == 0) & ((y + z // 2) % 2 == 0)).float()[None]
