@@ -69,7 +69,7 @@ times at the lower bound (`tests/benchmarks/sense_regularisation.py`).
 """
 
 UNREACHED_WEIGHT = 0.03
-"""P relative to a measured centre. Between 0.01 and 0.3 error and noise change by less than 5 %."""
+"""P relative to a measured centre. With 0.1 error and noise differ by less than 5 %."""
 
 
 class Sense:
