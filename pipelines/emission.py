@@ -89,6 +89,11 @@ def emit(
     """
     warnings: list[str] = []
     images: list[Image] = []
+    if _assumes_phase(emission) and set(emission.parts) != {Part.MAGNITUDE}:
+        warnings.append(
+            "Partial Fourier by homodyne or pocs assumes that the phase is as smooth as the symmetric part of k-space: "
+            "parts other than the magnitude show no finer phase."
+        )
     encoding = group.scan.encodings[group.key.encoding]
     for frame, acquisition in enumerate(group.headers):
         header = _header(acquisition, encoding, image.shape[1:], warnings)
@@ -231,9 +236,20 @@ def _part_meta(group: Group, emission: Emission, part: Part) -> Meta:
         "SequenceDescriptionAdditional": [f"echotrain_{emission.pipeline}{suffix}"],
         **_description(group, description),
     }
+    comments: list[str] = []
     if part is Part.PHASE:
-        meta["ImageComments"] = ["Phase in radians, relative to the dominant combination of the coils"]
+        comments.append("Phase in radians, relative to the dominant combination of the coils")
+    if part is not Part.MAGNITUDE and _assumes_phase(emission):
+        comments.append("phase assumed to be as smooth as the symmetric part of k-space")
+    if comments:
+        meta["ImageComments"] = ["; ".join(comments)]
     return meta
+
+
+def _assumes_phase(emission: Emission) -> bool:
+    """Whether fine phase was lost because it was assumed to be smooth; to POCS as much as to homodyne (measured)."""
+    note = emission.details.get("ReconPartialFourier", "")
+    return "homodyne" in note or "pocs" in note
 
 
 def _uncertainty_meta(group: Group, emission: Emission) -> Meta:

@@ -94,7 +94,8 @@ class Parameters(AnyParameters):
     partial_fourier: PartialFourierMethod = Field(
         "zero_fill",
         description="What becomes of the side of k-space that was not measured (partial Fourier along y or z, "
-        "asymmetric echo): left zero, or restored assuming a smooth phase of the image, by homodyne or by projections.",
+        "asymmetric echo): left zero, but for what coils tell; or restored assuming a smooth phase of the image, by "
+        "homodyne or by projections.",
     )
     phase_correction: Literal["none", "linear"] = Field(
         "linear",

@@ -39,12 +39,21 @@ class ColumnNormal:
     Args:
         maps: coil sensitivities.
         weights: how often each point of k-space was measured (centred); 0 where it was not.
+        penalty: P, of the shape of the weights; None for none.
+
+    With `penalty`, `M F^H P F M` is added, M the pixels in which any coil sees something: what the image's own k-space
+    may not hold, such as the part that partial Fourier never measured. P may vary only along axes on which W does.
 
     A system is called a column: a vector over the coupled axes (those on which the weights vary), one for each frame
     and each position on the other axes. Without coupled axes (full sampling) a column is one pixel.
     """
 
-    def __init__(self, maps: Complex64[Tensor, "coils z y x"], weights: Float32[Tensor, "frames z y x"]) -> None:
+    def __init__(
+        self,
+        maps: Complex64[Tensor, "coils z y x"],
+        weights: Float32[Tensor, "frames z y x"],
+        penalty: Float32[Tensor, "frames z y x"] | None = None,
+    ) -> None:
         self._shape = tuple(weights.shape)
         first = [weights.narrow(axis, 0, 1) for axis in (1, 2, 3)]
         self._coupled = [axis for axis in (1, 2, 3) if not bool((weights == first[axis - 1]).all())]
@@ -57,11 +66,17 @@ class ColumnNormal:
         )
         self._maps = arranged.contiguous()
         self._conjugate = self._maps.conj().resolve_conj()
+        self._axes = tuple(range(-len(self._column), 0))
+        self._weights = self._of_column(weights)
+        self._penalty = None if penalty is None else self._of_column(penalty)
+        self._support = None if penalty is None else (self._maps != 0).any(1).float()
+
+    def _of_column(self, weights: Float32[Tensor, "frames z y x"]) -> Tensor:
+        """Weights `(frames, *column)` in the order of the FFT."""
         for axis in self._free:
             weights = weights.narrow(axis, 0, 1)
         weights = weights.reshape(self._shape[0], *self._column)
-        self._axes = tuple(range(-len(self._column), 0))
-        self._weights = uncentred(weights, self._axes) if self._column else weights
+        return uncentred(weights, self._axes) if self._column else weights
 
     def to_columns(self, image: Complex64[Tensor, "frames z y x"]) -> Tensor:
         """Arrange an image as `(columns, *coupled axes)`."""
@@ -87,8 +102,11 @@ class ColumnNormal:
             last = min(frame + frames_a_run, frames)
             for start in range(0, columns, columns_a_run):
                 stop = min(start + columns_a_run, columns)
+                beyond = None
+                if self._penalty is not None and self._support is not None:
+                    beyond = self._support[start:stop], self._penalty[frame:last]
                 block = Block(
-                    self._maps[start:stop], self._conjugate[start:stop], self._weights[frame:last], self._axes
+                    self._maps[start:stop], self._conjugate[start:stop], self._weights[frame:last], self._axes, beyond
                 )
                 yield slice(frame * columns + start, (last - 1) * columns + stop), block
 
@@ -108,14 +126,22 @@ def _even(total: int, most: int) -> int:
 class Block:
     """Normal operator of some columns of some frames."""
 
-    def __init__(self, maps: Tensor, conjugate: Tensor, weights: Tensor, axes: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        maps: Tensor,
+        conjugate: Tensor,
+        weights: Tensor,
+        axes: tuple[int, ...],
+        penalty: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         self._maps = maps
         self._conjugate = conjugate
         self._weights = weights[:, None, None]
         self._axes = axes
+        self._penalty = penalty
 
     def __call__(self, columns: Tensor) -> Tensor:
-        """`C^H F^H W F C` of `(frames * columns, *coupled axes)`."""
+        """`C^H F^H W F C`, and the penalty, of `(frames * columns, *coupled axes)`."""
         coils = columns.view(self._weights.shape[0], self._maps.shape[0], 1, *self._maps.shape[2:]) * self._maps
         if self._axes:
             coils = torch.fft.fftn(coils, dim=self._axes)
@@ -124,4 +150,10 @@ class Block:
         else:
             coils *= self._weights
         coils *= self._conjugate
-        return coils.sum(dim=2).view(columns.shape)
+        result = coils.sum(dim=2).view(columns.shape)
+        if self._penalty is not None:
+            support, penalty = self._penalty
+            own = columns.view(self._weights.shape[0], *support.shape) * support
+            own = torch.fft.ifftn(torch.fft.fftn(own, dim=self._axes) * penalty[:, None], dim=self._axes)
+            result += (own * support).view(columns.shape)
+        return result

@@ -16,6 +16,36 @@ def sampling_weights(
     return counts[..., None] * readout_sampled
 
 
+FARTHEST_REACH = 4
+"""Lines by which coils carry information at most: sensitivities are smooth."""
+
+
+def unreached(
+    counts: Float32[Tensor, "frames z y"], readout_sampled: Bool[Tensor, "x"]
+) -> Bool[Tensor, "frames z y x"]:
+    """K-space farther from all measured lines than these usually are from each other: coils cannot fill such gaps.
+
+    That is the missing side of partial Fourier and asymmetric echoes, the rim of a smaller matrix, the corners of an
+    elliptical shutter: nothing within a regular pattern. K-space is periodic along z and y, so that a pattern may begin
+    with any line; missing samples of a readout are next to nothing measured.
+    """
+    reached = torch.stack([_reach(_reach(frame, 0), 1) for frame in counts > 0])
+    return ~(reached[..., None] & readout_sampled)
+
+
+def _reach(measured: Bool[Tensor, "z y"], axis: int) -> Bool[Tensor, "z y"]:
+    """Lines and their neighbours up to half the usual distance of two of them along one axis, dense parts left out."""
+    n = measured.shape[axis]
+    lines, at = torch.nonzero(measured.movedim(axis, 1), as_tuple=True)
+    gaps = at.diff()[lines.diff() == 0]
+    gaps = gaps[gaps > 1]
+    radius = min(int(gaps.median()) // 2 if len(gaps) else 0, FARTHEST_REACH, n - 1)
+    reached = measured
+    for shift in range(1, radius + 1):
+        reached = reached | measured.roll(shift, axis) | measured.roll(-shift, axis)
+    return reached
+
+
 class Sampling(LinearOperator):
     """Multiply every coil's k-space `(frames, coils, z, y, x)` by the square root of how often each point was measured.
 

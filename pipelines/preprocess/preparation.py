@@ -37,6 +37,7 @@ from pipelines.preprocess.readout import (
     sampled_columns,
     split_columns,
 )
+from pipelines.preprocess.resolution import at_recon_resolution
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES
 from pipelines.recon.reconstruction import Prepared
 from pipelines.registry import Parameters
@@ -138,6 +139,7 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
         noise_is_measured=noise_source is not NoiseSource.ESTIMATED,
         readout_sampled=readout_sampled,
     )
+    prepared = at_recon_resolution(prepared, encoding)
     return Preparation(prepared, 1 / scale, noise_source, [*correction.warnings, *warnings], correction.details)
 
 

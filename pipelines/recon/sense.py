@@ -1,6 +1,7 @@
 """Least-squares parallel imaging with estimated coil sensitivities (CG-SENSE): baseline and fallback.
 
-    x = (1 + r) argmin_x  1/2 sum_lines counts |F C x - y|^2  +  w/2 |x|^2,    w = r d * mean count of measured lines
+    x = (1 + r) argmin_x  1/2 sum_lines counts |F C x - y|^2  +  w/2 |x|^2  +  1/2 |sqrt(P) F x|^2,
+    w = r d * mean count of measured lines
 
 The noise of a line measured n times has variance s^2 / n, so `counts` are the weights of the likelihood; s only scales
 it. d is the part of the lines at the centre of k-space that was measured: 1 when calibration lines lie there, 1/R when
@@ -16,6 +17,13 @@ Where the centre was undersampled (d < 1) aliases of it are told apart by the co
 would shade the image there. So r is lowered until w is at most the noise variance over the mean signal power of a
 pixel. Simulated brain, 8 coils, separate calibration, high signal to noise, R = 2, 3, 4: NRMSE 0.007, 0.059, 0.140, and
 0.042, 0.198, 0.215 without this; five times the noise 0.023, 0.111, 0.224, and 0.048, 0.200, 0.219.
+
+Far from all measured lines (partial Fourier, asymmetric echo, a smaller matrix, corners) coils know nothing of k-space:
+there the image's own k-space has a penalty P (`pipelines/operators/sampling.py`). Without it the last iteration decides
+how much noise such k-space gets, and the deviation fits none. Head phantom, 8 coils, R = 2 with separate calibration,
+7/10 of the lines, high signal to noise: noise 4.3 without and 1.8 with it, deviation over that of many scans 1.9 and
+1.0, NRMSE 0.118 and 0.082, 30 iterations and 19; volumes with an elliptical shutter: NRMSE 0.025 and 0.011 (R = 1),
+0.066 and 0.027 (R = 2).
 
 Partial Fourier is restored in the image that has been unaliased (King and Angelos, Proc. ISMRM 2000, p. 153): what its
 k-space holds outside of the measured extents is not used.
@@ -34,8 +42,8 @@ from torch import Tensor
 from pipelines.errors import ReconstructionError
 from pipelines.operators.encoding import Block, ColumnNormal
 from pipelines.operators.fourier import to_image
-from pipelines.operators.sampling import sampling_weights
-from pipelines.preprocess.partial_fourier import restore_frames
+from pipelines.operators.sampling import sampling_weights, unreached
+from pipelines.preprocess.partial_fourier import find_coverage, restore_frames
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES, estimate_maps
 from pipelines.recon.nonuniform_sense import NonUniformSense
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
@@ -46,6 +54,10 @@ from pipelines.solvers.cg import Solution, conjugate_gradients
 
 CENTRAL_LINES = 12
 """Lines along z and y that count as the centre of k-space."""
+
+
+UNREACHED_WEIGHT = 0.03
+"""P relative to a measured centre. With 0.1 error and noise differ by less than 5 %."""
 
 
 class Sense:
@@ -77,13 +89,15 @@ class Sense:
         if central_density(counts) < 1:
             weight = min(weight, wiener)
         restored = 1 + weight / centre
-        image, solution = self.solve(right_side(kspace, maps, weights / scale), maps, weights, weight)
+        beyond = unreached(counts, sampled)
+        penalty = beyond * (UNREACHED_WEIGHT * centre) if bool(beyond.any()) else None
+        image, solution = self.solve(right_side(kspace, maps, weights / scale), maps, weights, weight, penalty)
         completed = restore_frames(image, counts, sampled, self._parameters.partial_fourier, is_unaliased=True)
         if completed.image is not image:
             image = completed.image * (maps != 0).any(0)
         solved = self._clock()
         deviation = sense_deviation(
-            maps, counts, prepared.noise_std / scale, weight, image, sampled, completed.responses
+            maps, counts, prepared.noise_std / scale, weight, image, sampled, completed.responses, penalty
         )
         finished = self._clock()
         return Reconstructed(
@@ -97,7 +111,7 @@ class Sense:
                 "ReconRegularisation": f"{weight / centre:.3g}",
             },
             stages_s={"csm": mapped - started, "recon": solved - mapped, "uncertainty": finished - solved},
-            warnings=completed.warnings,
+            warnings=(*completed.warnings, *_warnings(maps, counts, sampled)),
         )
 
     def solve(
@@ -106,9 +120,13 @@ class Sense:
         maps: Complex64[Tensor, "coils z y x"],
         weights: Float32[Tensor, "frames z y x"],
         weight: float,
+        penalty: Float32[Tensor, "frames z y x"] | None = None,
     ) -> tuple[Complex64[Tensor, "frames z y x"], Solution]:
-        """Solve `(A^H A + w) x = combined`, `A = sqrt(weights) F C`; each column stops at its own relative residual."""
-        normal = ColumnNormal(maps, weights)
+        """Solve `(A^H A + P + w) x = combined`, `A = sqrt(weights) F C`; a column stops at its own relative residual.
+
+        P is the penalty on the image's own k-space, if any (`ColumnNormal`).
+        """
+        normal = ColumnNormal(maps, weights, penalty)
         columns = normal.to_columns(combined)
         solved: list[Solution] = []
         for where, block in normal.blocks():
@@ -143,6 +161,17 @@ class Sense:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
+
+
+def _warnings(
+    maps: Complex64[Tensor, "coils z y x"], counts: Float32[Tensor, "frames z y"], sampled: Bool[Tensor, "x"]
+) -> tuple[str, ...]:
+    if maps.shape[0] > 1 or not any(find_coverage(frame, sampled)[0].is_undersampled for frame in counts):
+        return ()
+    return (
+        "One coil cannot tell the aliases of undersampled data apart: they stay in the image, and no uncertainty shows "
+        "them.",
+    )
 
 
 def central_density(counts: Float32[Tensor, "frames z y"]) -> float:

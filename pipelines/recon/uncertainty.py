@@ -34,7 +34,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Complex64, Float32
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool3d
 
 from pipelines.operators.encoding import ColumnNormal, encoding
 from pipelines.operators.fourier import to_image, to_kspace, uncentred
@@ -51,7 +51,10 @@ pixels are done whole; of one of 220 rows 23 columns are inverted."""
 FEWEST_COLUMNS = 16
 REPLICAS = 12
 REPLICA_WINDOW = 5
-"""Pixels along each axis over which the variance over replicas is averaged."""
+"""Pixels along y and x over which the variance over replicas is averaged."""
+REPLICAS_VOLUME = 5
+REPLICA_WINDOW_VOLUME = 3
+"""In volumes partitions are averaged too, so that fewer replicas give as many samples."""
 SMALLEST_WEIGHT = 1e-4
 """Relative to the largest count: keeps systems without regularisation invertible in single precision."""
 
@@ -64,6 +67,7 @@ def sense_deviation(
     image: Complex64[Tensor, "frames z y x"],
     readout_sampled: Bool[Tensor, "x"],
     responses: Sequence[NoiseResponse] = (),
+    penalty: Float32[Tensor, "frames z y x"] | None = None,
 ) -> Float32[Tensor, "frames z y x"]:
     """Standard deviation of `|image|` from measurement noise.
 
@@ -78,6 +82,8 @@ def sense_deviation(
         readout_sampled: which columns of k-space were measured.
         responses: what partial Fourier did to the noise of each frame, the same for frames of the same counts; nothing
             by default.
+        penalty: of the solve, absolute, on the image's own k-space (`ColumnNormal`); the same for frames of the same
+            counts.
     """
     patterns, which = torch.unique(counts, dim=0, return_inverse=True)
     deviation = torch.empty(image.shape, device=image.device)
@@ -85,13 +91,16 @@ def sense_deviation(
         frames = torch.nonzero(which == number)[:, 0]
         response = responses[int(frames[0])] if responses else NoiseResponse(torch.ones((1, 1, 1)), 1.0)
         filters = response.weights.to(maps.device)
-        variance = _pattern_variance(maps, pattern, weight, readout_sampled, filters) * noise_std**2
+        beyond = None if penalty is None else penalty[frames[:1]]
+        variance = _pattern_variance(maps, pattern, weight, readout_sampled, filters, beyond) * noise_std**2
         magnitude = image[frames].abs()
         deviation[frames] = magnitude_deviation(magnitude, variance.expand(magnitude.shape), response.channels)
     return deviation
 
 
-def _pattern_variance(maps: Tensor, counts: Tensor, weight: float, readout_sampled: Tensor, filters: Tensor) -> Tensor:
+def _pattern_variance(
+    maps: Tensor, counts: Tensor, weight: float, readout_sampled: Tensor, filters: Tensor, penalty: Tensor | None
+) -> Tensor:
     """Variance of the complex image for unit noise and one sampling pattern, `(z, y, x)`.
 
     Args:
@@ -100,24 +109,30 @@ def _pattern_variance(maps: Tensor, counts: Tensor, weight: float, readout_sampl
         weight: Tikhonov weight.
         readout_sampled: which columns of k-space were measured.
         filters: weights of the image's k-space; of size 1 along axes on which they do not vary.
+        penalty: on the image's k-space, `(1, z, y, x)`, varies along the same axes; or None.
     """
     intensity = maps.abs().square().sum(0)
     weight = max(weight, SMALLEST_WEIGHT * float(counts.max()))
     along_y, along_z = counts[:1], counts[:, :1]
     if bool(readout_sampled.all()) and filters.shape[::2] == (1, 1) and bool((counts == along_y).all()):
-        variance = _axis_variance(maps, along_y[0], weight, filters.flatten())
+        along = None if penalty is None else penalty[0, 0, :, 0]
+        variance = _axis_variance(maps, along_y[0], weight, filters.flatten(), along)
     elif bool(readout_sampled.all()) and filters.shape[1:] == (1, 1) and bool((counts == along_z).all()):
-        variance = _axis_variance(maps.transpose(1, 2), along_z[:, 0], weight, filters.flatten()).transpose(0, 1)
+        along = None if penalty is None else penalty[0, :, 0, 0]
+        swapped = maps.transpose(1, 2)
+        variance = _axis_variance(swapped, along_z[:, 0], weight, filters.flatten(), along).transpose(0, 1)
     else:
-        variance = _replica_variance(maps, counts, weight, readout_sampled, filters)
+        variance = _replica_variance(maps, counts, weight, readout_sampled, filters, penalty)
     return torch.where(intensity > 0, variance.clamp(min=0), 0.0)
 
 
-def _axis_variance(maps: Tensor, counts: Tensor, weight: float, filters: Tensor) -> Tensor:
-    """Variance when sampling varies along the middle axis only; maps `(coils, z, y, x)`, counts and filters `(y,)`."""
+def _axis_variance(
+    maps: Tensor, counts: Tensor, weight: float, filters: Tensor, penalty: Tensor | None = None
+) -> Tensor:
+    """Variance when sampling varies along the middle axis only; maps `(coils, z, y, x)`, all others `(y,)`."""
     period = _period(counts)
-    is_filtered = len(filters) > 1
-    if period <= LONGEST_PERIOD and not is_filtered:
+    is_filtered, is_penalised = len(filters) > 1, penalty is not None and bool(penalty.any())
+    if period <= LONGEST_PERIOD and not (is_filtered or is_penalised):
         return _alias_set_variance(maps, counts, weight, period)
     intensity = maps.abs().square().sum(0)
     baseline = 1 / intensity.clamp(min=torch.finfo(torch.float32).tiny)
@@ -129,9 +144,10 @@ def _axis_variance(maps: Tensor, counts: Tensor, weight: float, filters: Tensor)
         baseline = dense * baseline + sparse * _alias_set_variance(maps, lattice, weight, _period(lattice))
     work = COLUMN_WORK if lattice is not None else 2 * COLUMN_WORK
     spread = _point_spread(filters) if is_filtered else None
+    beyond = _point_spread(penalty) if penalty is not None and is_penalised else None
     return torch.stack(
         [
-            _column_variance(maps[:, z], intensity[z] > 0, baseline[z], counts, weight, work, spread)
+            _column_variance(maps[:, z], intensity[z] > 0, baseline[z], counts, weight, work, spread, beyond)
             for z in range(maps.shape[1])
         ]
     )
@@ -204,11 +220,13 @@ def _column_variance(
     weight: float,
     work: float,
     filter_spread: Tensor | None,
+    penalty_spread: Tensor | None = None,
 ) -> Tensor:
     """Variance of one partition, `(y, x)`, from dense systems of some columns; maps `(coils, y, x)`.
 
     As many columns as the work allows; between them the ratio to the baseline is interpolated. With a filter (its point
-    spread) the image is filtered along y afterwards, which takes three times the work.
+    spread) the image is filtered along y afterwards, which takes three times the work. With a penalty P (its point
+    spread) the covariance is `B - B (w + P) B`.
     """
     n, width = inside.shape
     offset = torch.arange(n, device=maps.device)
@@ -228,14 +246,19 @@ def _column_variance(
         column = maps[:, rows, x]
         system = coupling[rows][:, rows] * (column.mH @ column)
         system.diagonal().add_(weight)
+        distance = (rows[:, None] - rows) % n
+        if penalty_spread is not None:
+            system += penalty_spread[distance]
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
         if filter_spread is None:
-            variance = inverse.diagonal().real - weight * inverse.abs().square().sum(1)
+            filtered, variance = inverse, inverse.diagonal().real
         else:
-            filtered = filter_spread[(rows[:, None] - rows) % n] @ inverse
-            # T (B - w B^2) T^H; B is Hermitian
-            variance = (filtered * filter_spread[(rows[:, None] - rows) % n].conj()).sum(1).real
-            variance = variance - weight * filtered.abs().square().sum(1)
+            # T (B - B (w + P) B) T^H; B is Hermitian
+            filtered = filter_spread[distance] @ inverse
+            variance = (filtered * filter_spread[distance].conj()).sum(1).real
+        variance = variance - weight * filtered.abs().square().sum(1)
+        if penalty_spread is not None:
+            variance = variance - ((filtered @ penalty_spread[distance]) * filtered.conj()).sum(1).real
         ratio[rows, index] = variance / baseline[rows, x].clamp(min=torch.finfo(torch.float32).tiny)
         known[rows, index] = 1
     return torch.where(inside, _interpolate(ratio, known, chosen, width) * baseline, 0.0)
@@ -257,17 +280,21 @@ def _interpolate(ratio: Tensor, known: Tensor, chosen: Tensor, width: int) -> Te
     return filled[:, left] * (1 - part) + filled[:, right] * part
 
 
-def _replica_variance(maps: Tensor, counts: Tensor, weight: float, readout_sampled: Tensor, filters: Tensor) -> Tensor:
+def _replica_variance(
+    maps: Tensor, counts: Tensor, weight: float, readout_sampled: Tensor, filters: Tensor, penalty: Tensor | None
+) -> Tensor:
     """Variance over reconstructions of pure noise, averaged over neighbouring pixels."""
     weights = sampling_weights(counts[None], readout_sampled)
     forward = encoding(maps, weights)
-    normal = ColumnNormal(maps, weights.expand(REPLICAS, -1, -1, -1))
+    replicas = REPLICAS if maps.shape[1] < REPLICA_WINDOW_VOLUME else REPLICAS_VOLUME
+    beyond = None if penalty is None else penalty.expand(replicas, -1, -1, -1)
+    normal = ColumnNormal(maps, weights.expand(replicas, -1, -1, -1), beyond)
     generator = torch.Generator("cpu").manual_seed(0)
     shape = (maps.shape[0], *weights.shape[1:])
     right_side = torch.cat(
         [
             forward.adjoint(torch.randn((1, *shape), generator=generator, dtype=torch.complex64).to(maps.device))
-            for _ in range(REPLICAS)
+            for _ in range(replicas)
         ]
     )
     solved = conjugate_gradients(
@@ -280,10 +307,12 @@ def _replica_variance(maps: Tensor, counts: Tensor, weight: float, readout_sampl
         image = to_image(to_kspace(image, axes) * filters, axes)
     power = image.abs().square().mean(0) * intensity
     inside = (intensity > 0).float()
-    mean = _window_mean(power) / _window_mean(inside).clamp(min=1 / REPLICA_WINDOW**2)
+    mean = _window_mean(power) / _window_mean(inside).clamp(min=1e-3)  # at least the pixel itself, where it counts
     return mean / intensity.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _window_mean(values: Float32[Tensor, "z y x"]) -> Float32[Tensor, "z y x"]:
-    """Mean over a square window along y and x, of which only the part inside the image counts."""
-    return avg_pool2d(values[:, None], REPLICA_WINDOW, 1, REPLICA_WINDOW // 2, count_include_pad=False)[:, 0]
+    """Mean over a box, of which only the part inside the image counts; along z in volumes only."""
+    along_z = REPLICA_WINDOW_VOLUME if values.shape[0] >= REPLICA_WINDOW_VOLUME else 1
+    sizes = (along_z, REPLICA_WINDOW, REPLICA_WINDOW)
+    return avg_pool3d(values[None], sizes, 1, [size // 2 for size in sizes], count_include_pad=False)[0]

@@ -244,3 +244,17 @@ def test_numbers_beyond_sixteen_bits_start_again_and_never_are_zero():
     assert warnings == []
     assert image_index(acquisition(slice=5, repetition=6553), encoding, warnings) == 1
     assert "65535" in warnings[0]
+
+
+@pytest.mark.parametrize("method", ["homodyne", "pocs", "zero_fill"])
+def test_a_phase_that_was_assumed_is_told(make_group, method):
+    known = replace(KNOWN, details={"ReconPartialFourier": f"{method} along y"})
+    pixels = np.ones((1, 1, 16, 16), np.complex64)
+    deviation = np.ones((1, 1, 16, 16), np.float32)
+
+    images, warnings = emit(make_group(), pixels, deviation, replace(known, parts=(Part.MAGNITUDE, Part.COMPLEX)))
+
+    told = [any("assumed" in text for text in image.meta.get("ImageComments", [])) for image in images]
+    assert told == [False, method != "zero_fill", False]
+    assert any("smooth" in warning for warning in warnings) == (method != "zero_fill")
+    assert not any("smooth" in warning for warning in emit(make_group(), pixels, deviation, known)[1])

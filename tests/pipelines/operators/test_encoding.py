@@ -92,6 +92,24 @@ def test_column_normal_equals_the_plain_normal_operator(sizes: tuple[int, ...], 
     torch.testing.assert_close(result, encoding(maps, weights).normal(image), rtol=1e-4, atol=1e-4)
 
 
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.sampled_from(["all", "y", "zy"]), st.integers(0, 2**31))
+def test_column_normal_with_a_penalty_has_one_more_coil_that_saw_nothing(sizes: tuple[int, ...], kind: str, seed: int):
+    frames, coils, z, y, x = sizes
+    generator = torch.Generator().manual_seed(seed)
+    maps = random_complex(generator, coils, z, y, x)
+    seen = torch.rand((z, y, x), generator=generator) > 0.3
+    maps = maps * seen
+    weights = random_weights(generator, kind, frames, z, y, x)
+    penalty = torch.where(weights > 0, 0.0, 0.3)
+    image = random_complex(generator, frames, z, y, x)
+    columns = ColumnNormal(maps, weights, penalty)
+    result = columns.to_image(columns(columns.to_columns(image)))
+    expected = encoding(maps, weights).normal(image)
+    expected = expected + encoding(seen[None].to(torch.complex64), penalty).normal(image)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_small_blocks_give_the_same_result(monkeypatch: pytest.MonkeyPatch):
     generator = torch.Generator().manual_seed(6)
     maps = random_complex(generator, 3, 1, 8, 7)

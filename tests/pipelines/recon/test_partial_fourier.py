@@ -30,14 +30,15 @@ def coil_kspace():
     return to_kspace(torch.from_numpy((image * birdcage_coils(6, (N_Y, N_X))).astype(np.complex64)))[None, :, None]
 
 
-def prepared(missing_y=0, missing_x=0, acceleration=1, noise_std=0.0, seed=0, frames=1):
-    """The first lines and columns missing; calibration lines in the middle stay."""
+def prepared(missing_y=0, missing_x=0, acceleration=1, noise_std=0.0, seed=0, frames=1, is_apart=False):
+    """The first lines and columns missing; calibration lines in the middle stay, unless they were measured apart."""
     full = coil_kspace().repeat(frames, 1, 1, 1, 1)
     noise = torch.randn(full.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.complex64)
     centre = slice(N_Y // 2 - N_CALIBRATION // 2, N_Y // 2 + N_CALIBRATION // 2)
     counts = torch.zeros((frames, 1, N_Y))
     counts[..., N_Y // 2 % acceleration :: acceleration] = 1
-    counts[..., centre] = 1
+    if not is_apart:
+        counts[..., centre] = 1
     counts[..., :missing_y] = 0
     columns = torch.arange(N_X) >= missing_x
     calibration = full[0, :, :, centre]
@@ -139,3 +140,32 @@ def test_deviation_is_that_of_many_scans(monkeypatch, name, missing, acceleratio
     ratio = claimed / empirical
     inside = torch.from_numpy(head_phantom(1, N_Y, N_X) > 0.2)[None]
     assert 0.95 < float(ratio[inside].median()) < 1.05
+
+
+@pytest.mark.parametrize("iterations", [30, 100])
+@pytest.mark.parametrize("missing", [(22, 0), (0, 16), (16, 12)])
+@pytest.mark.parametrize(("acceleration", "is_apart"), [(1, False), (2, True), (3, True)])
+def test_deviation_of_accurate_data_is_that_of_many_scans(monkeypatch, missing, acceleration, is_apart, iterations):
+    """Far from measured lines nothing but the iterations' end used to hold the noise back."""
+    run = Sense(SenseParameters(iterations=iterations), "cpu")
+    draws = [prepared(*missing, acceleration, 0.003, seed, is_apart=is_apart) for seed in range(40)]
+    claimed = run(draws[0]).deviation
+    monkeypatch.setattr(sense, "sense_deviation", lambda *given: torch.zeros(given[4].shape))
+
+    empirical = torch.stack([run(draw).image.abs() for draw in draws]).std(0)
+
+    ratio = claimed / empirical
+    inside = torch.from_numpy(head_phantom(1, N_Y, N_X) > 0.2)[None]
+    assert 0.95 < float(ratio[inside].median()) < 1.05
+
+
+@pytest.mark.parametrize("missing", [(22, 0), (16, 12)])
+def test_missing_lines_do_not_make_an_accelerated_image_noisier(monkeypatch, missing):
+    monkeypatch.setattr(sense, "sense_deviation", lambda *given: torch.zeros(given[4].shape))
+    run = reconstruction("sense", "zero_fill")
+
+    def noise(*missing):
+        draws = [run(prepared(*missing, 2, 0.003, seed, is_apart=True)).image for seed in range(20)]
+        return float(torch.stack(draws).abs().std(0)[0, head_phantom(1, N_Y, N_X) > 0.2].median())
+
+    assert noise(*missing) < 1.1 * noise(0, 0)

@@ -10,11 +10,11 @@ from torch import Tensor
 from pipelines.errors import ReconstructionError
 from pipelines.operators.encoding import encoding
 from pipelines.operators.fourier import to_kspace
-from pipelines.operators.sampling import sampling_weights
+from pipelines.operators.sampling import sampling_weights, unreached
 from pipelines.phantom import birdcage_coils, head_phantom, smooth_phase
 from pipelines.preprocess.sensitivities import estimate_maps
 from pipelines.recon.reconstruction import Prepared, UncertaintyKind
-from pipelines.recon.sense import Sense, central_density, wiener_weight
+from pipelines.recon.sense import UNREACHED_WEIGHT, Sense, central_density, wiener_weight
 from pipelines.registry import SenseParameters
 
 ACCURATE = SenseParameters.model_validate({"iterations": 300, "tolerance": 1e-7})
@@ -58,7 +58,12 @@ def dense_solution(prepared: Prepared, maps: Tensor, regularisation: float, dens
     matrix = torch.stack([operator(row.view(1, z, y, x)).flatten() for row in unit], 1).to(torch.complex128)
     data = (prepared.kspace * weights.sqrt()[:, None]).flatten().to(torch.complex128)
     weight = regularisation * density * float(prepared.counts[prepared.counts > 0].mean())
-    inverse = torch.linalg.pinv(matrix.mH @ matrix + weight * torch.eye(size), hermitian=True, rtol=1e-9)
+    normal = matrix.mH @ matrix + weight * torch.eye(size)
+    # The penalty is one more coil, as sensitive everywhere in the object, that saw nothing.
+    beyond = unreached(prepared.counts, prepared.readout_sampled) * (UNREACHED_WEIGHT * density)
+    operator = encoding((maps != 0).any(0, keepdim=True).to(torch.complex64), beyond)
+    rows = torch.stack([operator(row.view(1, z, y, x)).flatten() for row in unit], 1).to(torch.complex128)
+    inverse = torch.linalg.pinv(normal + rows.mH @ rows, hermitian=True, rtol=1e-9)
     return ((1 + regularisation) * inverse @ matrix.mH @ data).view(1, z, y, x)
 
 
@@ -304,3 +309,11 @@ def test_bad_input_is_refused_with_a_reason():
         kspace[0, 1, 0, 3, 4] = value
         with pytest.raises(ReconstructionError, match="not finite"):
             sense(dataclasses.replace(prepared, kspace=kspace))
+
+
+@pytest.mark.parametrize(("n_coils", "acceleration", "is_warned"), [(1, 1, False), (1, 3, True), (4, 3, False)])
+def test_aliases_that_one_coil_cannot_tell_apart_are_reported(n_coils: int, acceleration: int, is_warned: bool):
+    prepared, _ = prepare(n_coils, 64, 36, acceleration=acceleration)
+    warnings = Sense(SenseParameters(), "cpu")(prepared).warnings
+    assert bool(warnings) == is_warned
+    assert all("aliases" in warning for warning in warnings)

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.operators.sampling import unreached
 from pipelines.recon import uncertainty
 from pipelines.recon.uncertainty import sense_deviation
 
@@ -21,7 +22,7 @@ def random_maps(seed, coils, z, y, x, hole=False):
     return maps.contiguous()
 
 
-def dense_deviation(maps, counts, noise_std, weight, readout_sampled):
+def dense_deviation(maps, counts, noise_std, weight, readout_sampled, penalty=None):
     """Root of half the diagonal of the covariance of one frame, from the dense encoding matrix in double precision."""
     _, z, y, x = maps.shape
     n = z * y * x
@@ -32,7 +33,13 @@ def dense_deviation(maps, counts, noise_std, weight, readout_sampled):
     weights = counts.numpy()[:, :, None] * readout_sampled.numpy()
     matrix = (kspace * np.sqrt(weights)).reshape(n, -1).T
     normal = matrix.conj().T @ matrix
-    inverse = np.linalg.inv(normal + weight * np.eye(n))
+    system = normal + weight * np.eye(n)
+    if penalty is not None:
+        seen = basis * (np.abs(maps.numpy()).sum(0) > 0)
+        rows = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(seen, axes=axes), axes=axes, norm="ortho"), axes=axes)
+        rows = (rows * np.sqrt(penalty.numpy())).reshape(n, -1).T
+        system += rows.conj().T @ rows
+    inverse = np.linalg.inv(system)
     covariance = noise_std**2 * inverse @ normal @ inverse
     return np.sqrt(np.maximum(covariance.diagonal().real, 0) / 2).reshape(z, y, x)
 
@@ -107,6 +114,25 @@ def test_replicas_agree_with_the_dense_matrix_where_nothing_is_separable(case):
     ratio = found / dense_deviation(maps, counts, 1.0, 0.05, everywhere)
     assert np.median(ratio) == pytest.approx(1, abs=0.08)
     assert 0.5 < ratio.min() <= ratio.max() < 2
+
+
+@pytest.mark.parametrize("case", ["lines", "partitions", "both", "asymmetric echo"])
+@pytest.mark.parametrize("hole", [False, True])
+def test_penalty_on_what_was_not_reached_is_in_the_deviation(case, hole):
+    z, y, x = {"lines": (1, 16, 5), "partitions": (16, 1, 5), "both": (8, 12, 5), "asymmetric echo": (1, 16, 16)}[case]
+    maps = random_maps(13, 4, z, y, x, hole)
+    counts, everywhere = torch.zeros((z, y)), torch.ones(x, dtype=torch.bool)
+    counts[z // 3 if case in ("partitions", "both") else 0 :, y // 3 if case in ("lines", "both") else 0 :] = 1
+    everywhere[: x // 4 if case == "asymmetric echo" else 0] = False
+    penalty = unreached(counts[None], everywhere) * 0.2
+
+    found = sense_deviation(maps, counts[None], 1.0, 1e-3, bright(z, y, x), everywhere, (), penalty)[0].numpy()
+
+    seen = (maps.abs().sum(0) > 0).numpy()
+    ratio = found[seen] / dense_deviation(maps, counts, 1.0, 1e-3, everywhere, penalty[0])[seen]
+    if case in ("lines", "partitions"):
+        np.testing.assert_allclose(ratio, 1, rtol=5e-3)
+    assert np.median(ratio) == pytest.approx(1, abs=0.08)
 
 
 @pytest.mark.parametrize("y", [25, 24])
