@@ -7,7 +7,7 @@ an axis.
 
 Why weighted: the centre of radial and spiral k-space is sampled a hundred times as densely as its edge. Without weights
 the normal operator has eigenvalues from 0.1 to 1000, and what 15 iterations leave is the regularisation. With them it
-is near the identity: 10 to 15 iterations reach a relative residual of 1e-4. Samples that compete for the same k-space
+is near the identity: 9 to 23 iterations reach a relative residual of 1e-4. Samples that compete for the same k-space
 lie close together and have nearly the same d, so little noise averaging is lost: with noise added, a brain from 64
 spokes has the NRMSE 0.0639 with and 0.0662 without weights, from 20 of 60 spiral interleaves 0.0537 and 0.0533.
 

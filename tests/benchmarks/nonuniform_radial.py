@@ -22,7 +22,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import finufft
@@ -132,63 +134,74 @@ def compare_quality(bart: Bart, samples: Complex, trajectory: Real, truth: Real)
         print(f"{name:52} NRMSE {tried[best]:.4f}   (lamda {best[0]:g}, {best[1]} iterations)")
 
 
-def compare_time(bart: Bart, samples: Complex, trajectory: Real, images: Complex) -> None:
-    """Wall times, interleaved."""
+def sigpy_times(samples: Complex, trajectory: Real, images: Complex, maps: Complex) -> dict[str, float]:
+    """Seconds of sigpy's transforms and reconstructions; for a process of its own, whose threads disturb nobody."""
     import numba
     import sigpy
 
-    numba.set_num_threads(torch.get_num_threads())
+    numba.set_num_threads(THREADS)
+    coord = np.ascontiguousarray(trajectory[..., ::-1] * N)
 
+    def transforms() -> None:
+        sigpy.nufft_adjoint(sigpy.nufft(images, coord), coord, oshape=images.shape)
+
+    transforms()
+    return {
+        "forward and adjoint: sigpy": seconds(transforms),
+        "image: sigpy, 30 iterations": seconds(lambda: sigpy_sense(samples, trajectory, maps, 0.001, 30, None)),
+        "image: sigpy, 10 iterations": seconds(lambda: sigpy_sense(samples, trajectory, maps, 0.001, 10, None)),
+    }
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def compare_time(bart: Bart, samples: Complex, trajectory: Real, images: Complex) -> None:
+    """Wall times, interleaved."""
     operator = NonUniform(torch.from_numpy(trajectory)[None], (N, N))
     coils = torch.from_numpy(images)[None, :, None]
     group = make_group(samples, trajectory, N, TrajectoryType.RADIAL)
     sense = Pipeline("sense", {}, "cpu")
-    coord = np.ascontiguousarray(trajectory[..., ::-1] * N)
     write_for_bart(bart, samples, trajectory, N)
     bart.write("images", images[:, None])
     bart_maps(bart, N)
     maps = bart.read("maps")[:, 0]
     scaled = samples / np.abs(samples).max()
-
-    def seconds(call: Callable[[], object]) -> float:
-        call()  # threads of the program that ran before may still spin
-        started = time.perf_counter()
-        call()
-        return time.perf_counter() - started
-
     rows: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
         rows.setdefault(name, []).append(value)
 
-    for round_ in range(ROUNDS + 1):
-        if round_ == 1:
-            rows.clear()  # the first round compiles, plans and fills caches
-        note("forward and adjoint: ours", seconds(lambda: operator.adjoint(operator(coils))))
-        note(
-            "forward and adjoint: sigpy",
-            seconds(lambda: sigpy.nufft_adjoint(sigpy.nufft(images, coord), coord, oshape=images.shape)),
-        )
-        files = bart.run("copy", "images", "again") + bart.run("copy", "ksp", "again")
-        commands = bart.run("nufft", "traj", "images", "out") + bart.run("nufft", "-a", "traj", "ksp", "out")
-        note("forward and adjoint: BART", commands)
-        note("forward and adjoint: BART less files", commands - files)
-        stages = sense(group, {}).stages_s
-        note("maps: ours (whole preparation)", stages["noise"] + stages["csm"])
-        note("maps: BART", bart_maps(bart, N))
-        note("image: ours", stages["recon"])
-        note("image: BART, 30 iterations", bart_pics(bart, 0.003))
-        note("image: BART, 10 iterations", bart_pics(bart, 0.003, 10))
-        note("image: sigpy, 30 iterations", seconds(lambda: sigpy_sense(scaled, trajectory, maps, 0.001, 30, None)))
-        note("image: sigpy, 10 iterations", seconds(lambda: sigpy_sense(scaled, trajectory, maps, 0.001, 10, None)))
-        note("deviation: ours", stages["uncertainty"])
+    with ProcessPoolExecutor(1, get_context("spawn")) as elsewhere:
+        for round_ in range(ROUNDS + 1):
+            if round_ == 1:
+                rows.clear()  # the first round compiles, plans and fills caches
+            note("forward and adjoint: ours", seconds(lambda: operator.adjoint(operator(coils))))
+            stages = sense(group, {}).stages_s
+            note("maps: ours (whole preparation)", stages["noise"] + stages["csm"])
+            note("image: ours", stages["recon"])
+            note("deviation: ours", stages["uncertainty"])
+            files = bart.run("copy", "images", "again") + bart.run("copy", "ksp", "again")
+            commands = bart.run("nufft", "traj", "images", "out") + bart.run("nufft", "-a", "traj", "ksp", "out")
+            note("forward and adjoint: BART", commands)
+            note("forward and adjoint: BART less files", commands - files)
+            note("maps: BART", bart_maps(bart, N))
+            note("image: BART, 30 iterations", bart_pics(bart, 0.003))
+            note("image: BART, 10 iterations", bart_pics(bart, 0.003, 10))
+            for name, value in elsewhere.submit(sigpy_times, scaled, trajectory, images, maps).result().items():
+                note(name, value)
     print(f"\n{torch.get_num_threads()} threads, {ROUNDS} interleaved rounds")
     print(f"{'':40} median ms    min ms   median against ours")
-    own: dict[str, float] = {}
-    for name, values in rows.items():
-        median = statistics.median(values)
-        own.setdefault(name.split(":")[0], median)
-        print(f"{name:40} {1e3 * median:9.1f} {1e3 * min(values):9.1f}   {median / own[name.split(':')[0]]:10.2f}")
+    for name in sorted(rows):
+        median, own = (
+            statistics.median(values)
+            for values in (rows[name], next(rows[key] for key in rows if key.startswith(name.split(":")[0])))
+        )
+        print(f"{name:40} {1e3 * median:9.1f} {1e3 * min(rows[name]):9.1f}   {median / own:10.2f}")
 
 
 def main() -> None:
