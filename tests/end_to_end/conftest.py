@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines.mrd import Image
@@ -24,6 +25,8 @@ from pipelines.simulate import SimulatedScan, simulate
 from pipelines.simulated_protocol import Protocol
 from server.wire.connection import Connection, Role
 from server.wire.messages import Close, Text
+from tests.end_to_end.gadgetron_node import Child, plain_images
+from tests.end_to_end.gadgetron_parent import Parent
 
 
 @dataclass
@@ -194,3 +197,73 @@ def connect(running: Process) -> Iterator[Callable[[], Peer]]:
     yield make
     for peer in peers:
         peer.sock.close()
+
+
+# ---- external nodes of Gadgetron
+
+
+@pytest.fixture(scope="module")
+def node_scan() -> SimulatedScan:
+    """One slice, three repetitions, two coils, no noise readouts: what a node sees behind NoiseAdjust."""
+    protocol = Protocol(n_coils=2, calibration_lines=0, repetitions=3, noise_readouts=0, seed=3)
+    return simulate(head_phantom(1, 48, 48), protocol)
+
+
+@pytest.fixture(scope="module")
+def serving(start_server: Callable[..., Any]) -> Iterator[Any]:
+    """A server with a port for Gadgetron as well."""
+    server = start_server(
+        "gadgetron.enabled=true", "gadgetron.port=0", "pipelines.default=zero_filled", "timeouts.linger_s=1"
+    )
+    server.wait_until_ready()
+    yield server
+    assert server.stop() == 0
+    assert "unhandled" not in server.log()
+    assert "an internal error" not in server.log()
+
+
+@pytest.fixture
+def attach(serving: Any) -> Callable[[], Parent]:
+    """Gadgetron connects to us."""
+    return lambda: Parent(socket.create_connection(("127.0.0.1", serving.gadgetron_port), timeout=20))
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Child]]:
+    """We connect to Gadgetron: started by hand, or by Gadgetron through the package."""
+    children: list[Child] = []
+
+    def start(way: str, target: str = "zero_filled", **environment: str) -> Child:
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.settimeout(60)
+        port = str(listening.getsockname()[1])
+        arguments = {
+            "connect": ["-m", "server.cli", "serve", "--connect-to", port, "--pipeline", target, "--device", "cpu"],
+            "execute": ["-m", "gadgetron", port, "server.gadgetron_node", target],
+        }[way]
+        ours = {
+            "ECHOTRAIN_WORKERS__DEVICE": "cpu",
+            "ECHOTRAIN_WORKERS__THREADS": "1",
+            "ECHOTRAIN_TIMEOUTS__LINGER_S": "1",
+        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("ECHOTRAIN_")}
+        records = tmp_path / f"records{len(children)}.txt"
+        with records.open("w") as stream:
+            process = subprocess.Popen([sys.executable, *arguments], stderr=stream, env=kept | ours | environment)
+        sock, _ = listening.accept()
+        listening.close()
+        children.append(Child(process, Parent(sock), records))
+        return children[-1]
+
+    yield start
+    for child in children:
+        if child.process.poll() is None:
+            child.process.kill()
+        child.process.wait()
+
+
+@pytest.fixture(scope="module")
+def wanted(serving: Any, node_scan: SimulatedScan, says: Any) -> list[np.ndarray]:
+    images = plain_images(serving, node_scan, says)
+    assert len(images) == 6
+    return images
