@@ -177,6 +177,15 @@ class PipelineEntry:
     factory: str
 
     @property
+    def gated_grouping(self) -> Grouping:
+        """What the pipeline asks for at a time when the scan is gated.
+
+        Phases that gating makes come together: each may lack lines, also at the centre of k-space, and they share the
+        coil maps of all.
+        """
+        return Grouping.CINE if self.grouping is Grouping.SLICE else self.grouping
+
+    @property
     def takes_images(self) -> bool:
         """Whether it takes images of the peer instead of readouts."""
         return self.grouping is Grouping.IMAGE

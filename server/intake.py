@@ -82,7 +82,10 @@ def intake_for(
     if selection.entry is None:
         return NothingIntake()
     given, warnings = noise.noise_for(scan) if _wants_noise(selection) else (None, list[str]())
-    assembler = make_assembly(scan, selection.entry.grouping, slots, limits, selection.parameters, given)
+    entry = selection.entry
+    assembler = make_assembly(
+        scan, entry.grouping, slots, limits, selection.parameters, given, gated=entry.gated_grouping
+    )
     return ReadoutIntake(assembler, scan, noise, given, warnings)
 
 

@@ -60,6 +60,8 @@ class ScanKind:
             ValueError: the object or the protocol does not fit this kind.
         """
         if self.volume is not None:
+            if magnitude.ndim < 3 or magnitude.shape[-3] < 2:
+                raise ValueError("a volume needs an object with several slices (--slices)")
             return simulate_volume(magnitude, protocol, self.volume)
         if self.trajectory is TrajectoryType.EPI:
             return simulate_epi(magnitude, protocol)

@@ -65,6 +65,8 @@ def make_assembly(
     limits: AssemblyLimits | None = None,
     parameters: Mapping[str, object] | None = None,
     noise: NoiseCovariance | None = None,
+    *,
+    gated: Grouping | None = None,
 ) -> Assembly:
     """The assembly for a scan.
 
@@ -75,6 +77,7 @@ def make_assembly(
         limits: what the scan may ask for.
         parameters: of the pipeline, checked; with `cardiac_phases` the scan is gated.
         noise: for a scan that brings no noise readouts of its own.
+        gated: what is asked for at a time when the scan is gated; as `grouping` by default.
 
     Raises:
         AssemblyError: the header describes what cannot be assembled.
@@ -91,7 +94,7 @@ def make_assembly(
         rr_window=cast("float", parameters.get("rr_window", 0.25)),
         view_sharing=cast("int", parameters.get("view_sharing", 0)),
     )
-    return GatedAssembly(scan, grouping, slots, limits, gating, noise)
+    return GatedAssembly(scan, (grouping, gated or grouping), slots, limits, gating, noise)
 
 
 def _check_spokes(scan: ScanHeader) -> None:

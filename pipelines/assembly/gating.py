@@ -69,13 +69,13 @@ class GatedAssembly:
     def __init__(
         self,
         scan: ScanHeader,
-        grouping: Grouping,
+        groupings: tuple[Grouping, Grouping],
         slots: SlotSource,
         limits: AssemblyLimits,
         gating: Gating,
         noise: NoiseCovariance | None = None,
     ) -> None:
-        """An assembly without any readout; `noise` as for `Assembler`.
+        """An assembly without any readout; `noise` as for `Assembler`, groupings without gating and with it.
 
         Raises:
             AssemblyError, BudgetError: as `Assembler`; also when all phases of one slice are more than the limits
@@ -89,7 +89,7 @@ class GatedAssembly:
         self._ledger = Ledger()
         self._waveforms = WaveformStore(limits.max_waveform_bytes, self._ledger)
         self._merges_repetitions = not any(_counts_phases(encoding.limits) for encoding in scan.encodings)
-        self._grouping = grouping
+        self._groupings = groupings
         self._sources = TriggerSources(gating.source, self._ledger)
         self._heartbeats = Heartbeats(gating.rr_window)
         self._held: deque[Held] = deque()
@@ -324,7 +324,8 @@ class GatedAssembly:
         is_shared = self._is_gating and self._gating.view_sharing > 0
         allowed = replace(self._limits, min_complete_fraction=0.0) if is_shared else self._limits
         scan = replace(self._scan, encodings=tuple(encodings))
-        return Assembler(scan, self._grouping, self._slots, allowed, self._given_noise, self._waveforms)
+        grouping = self._groupings[self._is_gating]
+        return Assembler(scan, grouping, self._slots, allowed, self._given_noise, self._waveforms)
 
     # -- coming back -------------------------------------------------------------------------------------------------
 

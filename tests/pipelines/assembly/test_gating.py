@@ -296,7 +296,9 @@ def test_memory_for_readouts_without_heartbeats_is_bounded_and_the_scan_not_lost
 ) -> None:
     readouts = hearts.free_running(numbers, N_LINES, REGULAR, segment=4, with_stamps=False)
     limits = AssemblyLimits(max_open_bytes=100_000)
-    assembly = GatedAssembly(streams.scan(N_LINES), Grouping.SLICE, streams.Slots(), limits, Gating(4))
+    assembly = GatedAssembly(
+        streams.scan(N_LINES), (Grouping.SLICE, Grouping.SLICE), streams.Slots(), limits, Gating(4)
+    )
     for readout in readouts:
         assembly.add(readout)
         assert assembly.bytes_held <= 100_000
