@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pipelines.assembly.assembler import Assembler
 from pipelines.assembly.buffer import SlotSource
+from pipelines.errors import ParameterError
 from pipelines.gadgetron import ImageArray
 from pipelines.mrd import Acquisitions, Image, Waveform
 from pipelines.scan_header import ScanHeader
@@ -157,6 +158,11 @@ class ParentDialect:
             return NodeImageIntake(scan)
         if entry is None or scan is None:
             return intake_for(selection, scan, slots, limits, noise)
+        if selection.parameters.get("cardiac_phases"):
+            raise ParameterError(
+                "the parameter 'cardiac_phases' needs the readouts of a whole scan with their waveforms, which Gadgetron "
+                "does not hand on in that order; gate the scan in a session of its own"
+            )
         return NodeReadoutIntake(
             scan, lambda header: Assembler(header, entry.grouping, slots, limits), limits.max_open_bytes
         )

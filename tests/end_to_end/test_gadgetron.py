@@ -170,6 +170,7 @@ def test_images_go_out_as_complex_image_arrays_where_the_configuration_asks(
         ('<configuration><property name="iterationz" value="3"/></configuration>', "bad_parameter", "iterationz"),
         ('<configuration pipeline="sense" iterations="-1"/>', "bad_parameter", "iterations"),
         ('<configuration output="dicom"/>', "bad_parameter", "dicom"),
+        ('<configuration pipeline="sense" cardiac_phases="8"/>', "bad_parameter", "cardiac_phases"),
         ("<configuration><pipeline>", "protocol", "malformed"),
         ("<configuration><version>2</version><stream/></configuration>", "protocol", "external node was expected"),
     ],
