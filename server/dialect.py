@@ -160,8 +160,8 @@ class ParentDialect:
             return intake_for(selection, scan, slots, limits, noise)
         if selection.parameters.get("cardiac_phases"):
             raise ParameterError(
-                "the parameter 'cardiac_phases' needs the readouts of a whole scan with their waveforms, which Gadgetron "
-                "does not hand on in that order; gate the scan in a session of its own"
+                "the parameter 'cardiac_phases' needs the readouts of a whole scan with their waveforms, which "
+                "Gadgetron does not hand on in that order; gate the scan in a session of its own"
             )
         return NodeReadoutIntake(
             scan, lambda header: Assembler(header, entry.grouping, slots, limits), limits.max_open_bytes
