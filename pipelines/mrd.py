@@ -67,6 +67,18 @@ class AcquisitionFlag(IntEnum):
         return 1 << (self.value - 1)
 
 
+NEVER_IMAGING: Final = (
+    AcquisitionFlag.IS_NAVIGATION_DATA,
+    AcquisitionFlag.IS_PHASECORR_DATA,
+    AcquisitionFlag.IS_HPFEEDBACK_DATA,
+    AcquisitionFlag.IS_DUMMYSCAN_DATA,
+    AcquisitionFlag.IS_RTFEEDBACK_DATA,
+    AcquisitionFlag.IS_SURFACECOILCORRECTIONSCAN_DATA,
+    AcquisitionFlag.IS_PHASE_STABILIZATION_REFERENCE,
+    AcquisitionFlag.IS_PHASE_STABILIZATION,
+)
+"""Flags of readouts that are not meant for an image, whatever else they carry; noise and calibration have their own."""
+
 COUNTERS: Final = (
     "kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition", "set",
     "segment",

@@ -65,12 +65,7 @@ def simulate(
     frames = as_frames(anatomy, protocol)
     n_frames, n_slices, n_y, n_x = frames.shape
     rng = np.random.default_rng(protocol.seed)
-    if maps is None:
-        pitch = 2 * (protocol.slice_thickness_mm + protocol.slice_gap_mm) / protocol.field_of_view_mm[1]
-        offsets = (np.arange(n_slices) - (n_slices - 1) / 2) * pitch
-        maps = np.stack([birdcage_coils(protocol.n_coils, (n_y, n_x), slice_offset=offset) for offset in offsets])
-    if maps.shape != (n_slices, protocol.n_coils, n_y, n_x):
-        raise ValueError(f"maps must have the shape {(n_slices, protocol.n_coils, n_y, n_x)}, not {maps.shape}")
+    maps = checked_maps(maps, protocol, (n_slices, n_y, n_x))
     covariance = checked_covariance(covariance, protocol, rng)
     image = with_phase(frames, protocol, rng)
     grid = (1, protocol.encoded_lines(n_y), n_x * protocol.oversampling)
@@ -115,6 +110,24 @@ def with_phase(frames: NDArray[np.inexact], protocol: Protocol, rng: np.random.G
         [smooth_phase(frames.shape[2:], rng, strength=protocol.phase_std_rad) for _ in range(frames.shape[1])]
     )
     return np.asarray(frames if np.iscomplexobj(frames) else frames * phase, np.complex64)
+
+
+def checked_maps(
+    maps: NDArray[np.complex64] | None, protocol: Protocol, shape: tuple[int, int, int]
+) -> NDArray[np.complex64]:
+    """Sensitivities `(slices, coils, y, x)` of slices, y, x: those given, or birdcage coils around the stack.
+
+    Raises:
+        ValueError: the given ones have another shape.
+    """
+    n_slices, n_y, n_x = shape
+    if maps is None:
+        pitch = 2 * (protocol.slice_thickness_mm + protocol.slice_gap_mm) / protocol.field_of_view_mm[1]
+        offsets = (np.arange(n_slices) - (n_slices - 1) / 2) * pitch
+        maps = np.stack([birdcage_coils(protocol.n_coils, (n_y, n_x), slice_offset=offset) for offset in offsets])
+    if maps.shape != (n_slices, protocol.n_coils, n_y, n_x):
+        raise ValueError(f"maps must have the shape {(n_slices, protocol.n_coils, n_y, n_x)}, not {maps.shape}")
+    return maps
 
 
 def checked_covariance(

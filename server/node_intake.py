@@ -21,7 +21,7 @@ from pipelines.assembly.gadgetron import bucket_readouts, is_oversampling_remove
 from pipelines.errors import BudgetError
 from pipelines.gadgetron import Bucket, ImageArray, ReconData
 from pipelines.image_group import ImageGroup
-from pipelines.mrd import AcquisitionFlag, Acquisitions, Image, Waveform, flagged
+from pipelines.mrd import NEVER_IMAGING, AcquisitionFlag, Acquisitions, Image, Waveform, flagged
 from pipelines.scan_header import ScanHeader
 from server.errors import ProtocolError
 from server.image_arrays import images_of
@@ -33,14 +33,7 @@ Work = Group | ImageGroup | Returned
 _FOR_OTHER_THINGS = (
     AcquisitionFlag.IS_NOISE_MEASUREMENT,
     AcquisitionFlag.IS_PARALLEL_CALIBRATION,
-    AcquisitionFlag.IS_NAVIGATION_DATA,
-    AcquisitionFlag.IS_PHASECORR_DATA,
-    AcquisitionFlag.IS_HPFEEDBACK_DATA,
-    AcquisitionFlag.IS_DUMMYSCAN_DATA,
-    AcquisitionFlag.IS_RTFEEDBACK_DATA,
-    AcquisitionFlag.IS_SURFACECOILCORRECTIONSCAN_DATA,
-    AcquisitionFlag.IS_PHASE_STABILIZATION_REFERENCE,
-    AcquisitionFlag.IS_PHASE_STABILIZATION,
+    *NEVER_IMAGING,
 )
 """Flags of readouts whose length says nothing about that of the image's."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import AssemblyError
-from pipelines.mrd import ACQUISITION_HEADER, AcquisitionFlag, Acquisitions
+from pipelines.mrd import ACQUISITION_HEADER, NEVER_IMAGING, AcquisitionFlag, Acquisitions
 
 _Flag = AcquisitionFlag
 
@@ -26,15 +26,7 @@ def _mask(*flags: AcquisitionFlag) -> int:
 
 LAST: Final = _mask(_Flag.LAST_IN_SLICE, _Flag.LAST_IN_REPETITION, _Flag.LAST_IN_MEASUREMENT)
 _NOISE: Final = _Flag.IS_NOISE_MEASUREMENT.mask
-_KEPT_OUT: Final = _mask(
-    _Flag.IS_NAVIGATION_DATA,
-    _Flag.IS_HPFEEDBACK_DATA,
-    _Flag.IS_DUMMYSCAN_DATA,
-    _Flag.IS_RTFEEDBACK_DATA,
-    _Flag.IS_SURFACECOILCORRECTIONSCAN_DATA,
-    _Flag.IS_PHASE_STABILIZATION_REFERENCE,
-    _Flag.IS_PHASE_STABILIZATION,
-)
+_KEPT_OUT: Final = _mask(*(flag for flag in NEVER_IMAGING if flag is not _Flag.IS_PHASECORR_DATA))
 _COMPRESSED: Final = _mask(_Flag.COMPRESSION1, _Flag.COMPRESSION2, _Flag.COMPRESSION3, _Flag.COMPRESSION4)
 _PHASE_CORRECTION: Final = _Flag.IS_PHASECORR_DATA.mask
 _CALIBRATION: Final = _Flag.IS_PARALLEL_CALIBRATION.mask

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.mrd import AcquisitionFlag, Acquisitions, flagged
+from pipelines.mrd import NEVER_IMAGING, AcquisitionFlag, Acquisitions, flagged
 from pipelines.phantom import draw_noise
 from pipelines.scan_header import Limit, Space
 from pipelines.simulated_header import EncodingContent, HeaderContent
@@ -23,23 +23,11 @@ from pipelines.simulation.scan import SimulatedScan
 GARBAGE: Final = 1e6
 """Magnitude of samples that must never reach an image, in the object's units: one of them would drown everything."""
 
-KEPT_OUT: Final = (
-    AcquisitionFlag.IS_NAVIGATION_DATA,
-    AcquisitionFlag.IS_PHASECORR_DATA,
-    AcquisitionFlag.IS_HPFEEDBACK_DATA,
-    AcquisitionFlag.IS_DUMMYSCAN_DATA,
-    AcquisitionFlag.IS_RTFEEDBACK_DATA,
-    AcquisitionFlag.IS_SURFACECOILCORRECTIONSCAN_DATA,
-    AcquisitionFlag.IS_PHASE_STABILIZATION_REFERENCE,
-    AcquisitionFlag.IS_PHASE_STABILIZATION,
-)
-"""Readouts that are not meant for the image."""
-
 LAST_FLAGS: Final = sum(1 << (flag - 1) for flag in range(2, 19, 2)) | AcquisitionFlag.LAST_IN_MEASUREMENT.mask
 """LAST_IN_* of every counter, and LAST_IN_MEASUREMENT."""
 
 
-def mix_in(scan: SimulatedScan, kinds: Sequence[AcquisitionFlag] = KEPT_OUT, *, every: int = 5) -> SimulatedScan:
+def mix_in(scan: SimulatedScan, kinds: Sequence[AcquisitionFlag] = NEVER_IMAGING, *, every: int = 5) -> SimulatedScan:
     """Put a readout of one of the kinds, full of garbage, before every `every`-th readout that is no noise.
 
     Their counters are those of the readout behind them, so that only the flag tells them apart. Half of them are a
@@ -201,7 +189,7 @@ _GROUP: Final = ("slice", "contrast", "phase", "repetition", "set")
 _NOT_IMAGE: Final = (
     AcquisitionFlag.IS_NOISE_MEASUREMENT,
     AcquisitionFlag.IS_PARALLEL_CALIBRATION,
-    *KEPT_OUT,
+    *NEVER_IMAGING,
 )
 
 

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.mrd import ACQUISITION_HEADER, Acquisitions
-from pipelines.phantom import birdcage_coils, draw_noise
+from pipelines.phantom import draw_noise
 from pipelines.scan_header import Limit, Space, TrajectoryType
-from pipelines.simulate import as_frames, checked_covariance, counter_limits, header_of, with_phase
+from pipelines.simulate import as_frames, checked_covariance, checked_maps, counter_limits, header_of, with_phase
 from pipelines.simulated_header import EncodingContent, write_scan_header
 from pipelines.simulated_protocol import Protocol
 from pipelines.simulation import trajectories
@@ -106,12 +106,7 @@ def simulate_noncartesian(
     if n_y != n_x:
         raise ValueError(f"a {shots.kind.value} scan has square images, not {n_x} x {n_y}")
     rng = np.random.default_rng(protocol.seed)
-    if maps is None:
-        pitch = 2 * (protocol.slice_thickness_mm + protocol.slice_gap_mm) / protocol.field_of_view_mm[1]
-        offsets = (np.arange(n_slices) - (n_slices - 1) / 2) * pitch
-        maps = np.stack([birdcage_coils(protocol.n_coils, (n_y, n_x), slice_offset=offset) for offset in offsets])
-    if maps.shape != (n_slices, protocol.n_coils, n_y, n_x):
-        raise ValueError(f"maps must have the shape {(n_slices, protocol.n_coils, n_y, n_x)}, not {maps.shape}")
+    maps = checked_maps(maps, protocol, (n_slices, n_y, n_x))
     covariance = checked_covariance(covariance, protocol, rng)
     image = with_phase(frames, protocol, rng)
     batches = list(noise_scan(protocol, covariance, rng))

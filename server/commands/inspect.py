@@ -18,21 +18,11 @@ from rich.table import Table
 from pipelines.assembly.frame import Grouping
 from pipelines.assembly.memory import scan_memory
 from pipelines.errors import AssemblyError
-from pipelines.mrd import COUNTERS, AcquisitionFlag, Acquisitions, flag_names, flagged
+from pipelines.mrd import COUNTERS, NEVER_IMAGING, AcquisitionFlag, Acquisitions, flag_names, flagged
 from pipelines.scan_header import Encoding, ScanHeader, Space, parse_scan_header
 from server.scan_file import open_scan
 
-_NOT_IMAGE: Final = (
-    AcquisitionFlag.IS_NOISE_MEASUREMENT,
-    AcquisitionFlag.IS_NAVIGATION_DATA,
-    AcquisitionFlag.IS_PHASECORR_DATA,
-    AcquisitionFlag.IS_HPFEEDBACK_DATA,
-    AcquisitionFlag.IS_DUMMYSCAN_DATA,
-    AcquisitionFlag.IS_RTFEEDBACK_DATA,
-    AcquisitionFlag.IS_SURFACECOILCORRECTIONSCAN_DATA,
-    AcquisitionFlag.IS_PHASE_STABILIZATION_REFERENCE,
-    AcquisitionFlag.IS_PHASE_STABILIZATION,
-)
+_NOT_IMAGE: Final = (AcquisitionFlag.IS_NOISE_MEASUREMENT, *NEVER_IMAGING)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.mrd import AcquisitionFlag, flagged
+from pipelines.mrd import NEVER_IMAGING, AcquisitionFlag, flagged
 from pipelines.phantom import head_phantom
 from pipelines.simulate import simulate
 from pipelines.simulated_protocol import Protocol
@@ -72,9 +72,9 @@ def test_image_lines_stay_what_they_were(name: str, scan: SimulatedScan, place: 
 def test_garbage_of_every_kind_is_mixed_in(scan: SimulatedScan) -> None:
     changed = disturb.mix_in(scan, every=3)
     headers = headers_of(changed)
-    for flag in disturb.KEPT_OUT:
+    for flag in NEVER_IMAGING:
         assert flagged(headers, flag).any()
-    foreign = [b for b in changed.batches if flagged(b.headers, *disturb.KEPT_OUT).any()]
+    foreign = [b for b in changed.batches if flagged(b.headers, *NEVER_IMAGING).any()]
     assert min(np.abs(b.complex_samples()).mean() for b in foreign) > 0.5 * disturb.GARBAGE
 
 

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.mrd import AcquisitionFlag
+from pipelines.mrd import NEVER_IMAGING, AcquisitionFlag
 from pipelines.phantom import head_phantom
 from pipelines.scan_header import CalibrationMode
 from pipelines.simulate import simulate
 from pipelines.simulated_protocol import Protocol, SliceOrder
-from pipelines.simulation.disturbances import KEPT_OUT, mix_in
+from pipelines.simulation.disturbances import mix_in
 from pipelines.simulation.volume import simulate_volume
 
 Fixture = Callable[..., Any]
 PROTOCOL = Protocol(n_coils=4, acceleration=2, calibration_lines=16, noise_std=0.005)
 
 
-@pytest.mark.parametrize("flag", KEPT_OUT, ids=lambda flag: flag.name)
+@pytest.mark.parametrize("flag", NEVER_IMAGING, ids=lambda flag: flag.name)
 @pytest.mark.parametrize("name", ["zero_filled", "sense"])
 def test_image_is_the_same_bytes_with_and_without_them(
     reconstruct: Fixture, assemble: Fixture, flag: AcquisitionFlag, name: str
