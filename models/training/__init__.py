@@ -1,1 +1,1 @@
-"""Training recipes, one file a model."""
+"""Training of the models: data, loop, one recipe file a model, calibration of uncertainty."""

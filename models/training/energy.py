@@ -1,0 +1,188 @@
+"""Recipe for the energy: score matching first, then maximum likelihood with Langevin negatives.
+
+1. *Score matching* (Vincent 2011, doi 10.1162/NECO_a_00142), at all noise levels s from the smallest to the largest:
+
+       L_1 = E |s grad R(x + s n; s) - n|^2 / pixels,        n white, log s uniform
+
+   It teaches the gradient near the data, cheaply, for any s.
+
+2. *Maximum likelihood* (Zach 2023, doi 10.1109/TMI.2023.3288631) at the smallest s: energies of noisy data fall, those
+   of what the model takes for images rise,
+
+       L_2 = (E_data R(x + s n; s) - E_model R(x^-; s)) / pixels
+
+   with x^- from unadjusted Langevin steps `x - d grad R + sqrt(2 d) n`, d = s^2 / 8 (their step of 1 with noise of
+   7.5e-3, in nats), that go on from a replay buffer. A part of the buffer begins anew at each draw, half as patches of
+   data, half as their pixels permuted. Chains grow longer while the model learns. L_1 stays in the loss: it keeps the
+   levels above the smallest.
+
+The guard: when the energies of data and samples drift apart by more than `MOST_DRIFT` nats a pixel, or the samples'
+spread leaves that of the data, the buffer begins anew; figures count how often.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from models.energy import LARGEST_DEVIATION, SMALLEST_DEVIATION, EnergyModel
+from models.training.energy_pictures import draw_energies, draw_samples
+from models.training.images import Patches, Source, validation_images
+from models.training.loop import Random
+
+STEP = SMALLEST_DEVIATION**2 / 8
+MOST_DRIFT = 0.5
+MOST_SPREAD = 2.0
+VALIDATION_LEVELS = (0.015, 0.05, 0.15)
+
+
+@dataclass(frozen=True, slots=True)
+class EnergySettings:
+    """Of the recipe.
+
+    Attributes:
+        side: of patches, in pixels.
+        batch: patches an update.
+        likelihood_from: update at which maximum likelihood begins.
+        longest_chain: Langevin steps of a negative, approached as `1 - exp(-h / growth)` over its updates h.
+        growth: see `longest_chain`.
+        negatives: samples an update.
+        buffer: samples in the replay buffer.
+        anew: part of drawn samples that begin anew.
+        likelihood_weight: of L_2.
+        half: whether the network computes in bfloat16 while it trains.
+        device: where it trains.
+    """
+
+    side: int = 64
+    batch: int = 16
+    likelihood_from: int = 8000
+    longest_chain: int = 40
+    growth: float = 300.0
+    negatives: int = 8
+    buffer: int = 512
+    anew: float = 0.01
+    likelihood_weight: float = 1.0
+    half: bool = True
+    device: str = "cpu"
+
+
+class EnergyRecipe:
+    """Model, data and loss of a run."""
+
+    def __init__(
+        self, model: EnergyModel, training: list[Source], validation: list[Source], settings: EnergySettings
+    ) -> None:
+        self._model = model.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._settings = settings
+        self._patches = Patches(training, settings.side)
+        self._validation = validation_images(validation, 24, 256).to(settings.device)
+        self._buffer: Tensor | None = None
+        self._begun_anew = 0
+
+    @property
+    def model(self) -> EnergyModel:
+        """The model that is trained."""
+        return self._model
+
+    def loss(self, update: int, random: Random) -> tuple[Tensor, Mapping[str, float]]:
+        """L_1, and L_2 once it is time."""
+        settings = self._settings
+        clean = self._patches.draw(settings.batch, random.numpy).to(settings.device)
+        low, high = math.log(SMALLEST_DEVIATION / 2), math.log(LARGEST_DEVIATION)
+        levels = torch.exp(low + (high - low) * torch.rand(settings.batch, generator=random.torch)).to(settings.device)
+        levels = levels.clamp(min=SMALLEST_DEVIATION)
+        noise = self._normal(clean.shape, random)
+        noisy = (clean + levels[:, None, None] * noise).requires_grad_(True)
+        energy = self._energy(noisy, levels)
+        (gradient,) = torch.autograd.grad(energy.sum(), noisy, create_graph=True)
+        score_loss = (levels[:, None, None] * gradient - noise).square().mean()
+        figures = {"score_loss": float(score_loss.detach())}
+        if update < settings.likelihood_from:
+            return score_loss, figures
+        steps = math.ceil(
+            settings.longest_chain * (1 - math.exp(-(update - settings.likelihood_from + 10) / settings.growth))
+        )
+        samples = self._negatives(steps, random)
+        smallest = torch.full((settings.negatives,), SMALLEST_DEVIATION, device=settings.device)
+        data = clean[: settings.negatives]
+        positives = data + SMALLEST_DEVIATION * self._normal(data.shape, random)
+        pixels = settings.side**2
+        difference = (self._energy(positives, smallest).mean() - self._energy(samples, smallest).mean()) / pixels
+        spread = float(samples.std() / positives.std().clamp(min=1e-6))
+        drift = float(difference.detach())
+        figures |= {"energy_difference": drift, "chain": steps, "sample_spread": spread}
+        if not abs(drift) <= MOST_DRIFT or not 1 / MOST_SPREAD <= spread <= MOST_SPREAD:
+            self._buffer = None
+            self._begun_anew += 1
+            return score_loss, {**figures, "buffers_anew": self._begun_anew}
+        return score_loss + settings.likelihood_weight * difference, figures
+
+    def look(self, averaged: torch.nn.Module, update: int, directory: Path) -> Mapping[str, float]:
+        """PSNR of validation images freed from noise; pictures of samples and energies."""
+        model = averaged
+        if not isinstance(model, EnergyModel):
+            raise TypeError(f"an energy is trained here, not a {type(model).__name__}")
+        figures: dict[str, float] = {}
+        generator = torch.Generator("cpu").manual_seed(0)
+        for level in VALIDATION_LEVELS:
+            noise = torch.randn(self._validation.shape, generator=generator).to(self._validation.device)
+            noisy = self._validation + level * noise
+            cleaned = noisy - level**2 * model.value_and_gradient(noisy, level)[1]
+            mean_square = float((cleaned - self._validation).square().mean())
+            figures[f"psnr_db_{level:g}"] = -10 * math.log10(mean_square)
+        figures |= draw_energies(model, self._validation, directory / f"energies-{update:06d}.png")
+        if self._buffer is not None:
+            draw_samples(self._buffer[:16], self._validation[:16], directory / f"samples-{update:06d}.png")
+        return figures
+
+    def state(self) -> dict[str, Any]:
+        """The replay buffer."""
+        return {"buffer": self._buffer, "begun_anew": self._begun_anew}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with a replay buffer."""
+        self._buffer, self._begun_anew = state["buffer"], int(state["begun_anew"])
+
+    def _energy(self, images: Tensor, levels: Tensor) -> Tensor:
+        with torch.autocast(torch.device(self._settings.device).type, torch.bfloat16, enabled=self._settings.half):
+            found = self._model.residual(images, levels)
+        return found.float().square().sum((1, 2)) / 2
+
+    def _normal(self, shape: torch.Size, random: Random) -> Tensor:
+        """White noise that does not depend on the device."""
+        return torch.randn(shape, generator=random.torch).to(self._settings.device)
+
+    def _negatives(self, steps: int, random: Random) -> Float32[Tensor, "negatives side side"]:
+        """Samples of the model, from the buffer, some steps further; the buffer keeps them."""
+        settings = self._settings
+        if self._buffer is None:
+            self._buffer = self._begin(settings.buffer, random)
+        chosen = torch.randperm(settings.buffer, generator=random.torch)[: settings.negatives]
+        x = self._buffer[chosen].to(settings.device)
+        anew = torch.rand(settings.negatives, generator=random.torch) < settings.anew
+        if bool(anew.any()):
+            x[anew.to(x.device)] = self._begin(int(anew.sum()), random).to(x.device)
+        levels = torch.full((settings.negatives,), SMALLEST_DEVIATION, device=settings.device)
+        for _ in range(steps):
+            x = x.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self._energy(x, levels).sum(), x)
+            x = x.detach() - STEP * gradient + math.sqrt(2 * STEP) * self._normal(x.shape, random)
+        self._buffer[chosen] = x.cpu()
+        return x
+
+    def _begin(self, n: int, random: Random) -> Tensor:
+        """New chains: half data, half data with their pixels permuted; both as noisy as the smallest level."""
+        patches = self._patches.draw(n, random.numpy)
+        for index in range(n):
+            if random.numpy.random() < 0.5:
+                order = torch.randperm(patches[index].numel(), generator=random.torch)
+                patches[index] = patches[index].flatten()[order].view_as(patches[index])
+        return patches + SMALLEST_DEVIATION * torch.randn(patches.shape, generator=random.torch)

@@ -1,0 +1,233 @@
+"""Magnitude images to train from: read from HDF5 files, kept in memory, cut into augmented patches.
+
+What is read: every three-dimensional dataset `(slice, y, x)` of a file. Real ones are magnitudes (uint8 stacks, one a
+subject, or fastMRI's `reconstruction_rss`, where a file is a subject); complex ones are k-space of one coil, centred.
+fastMRI's own `kspace` of many coils is left to its `reconstruction_rss`. Files count alike, however many slices they
+hold: a file of two patients at high resolution says as much about edges as one of a hundred at 2 mm.
+
+Subjects, not slices, are kept apart for validation: slices of a head resemble each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Float32
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from models.energy import REFERENCE_QUANTILE
+from models.errors import TrainingDataError
+
+SMALLEST_SIDE = 48
+"""Images with a shorter side hold too little anatomy."""
+
+VOLUME_SIDE = 80
+"""Stacks of at least so many slices are volumes with nearly cubic voxels: cut along all three axes."""
+
+FEWEST_BRIGHT = 0.1
+"""Share of pixels above a tenth of the brightest below which a slice is left out."""
+
+MOST_BYTES = 8 << 30
+VALIDATION_SHARE = 10
+"""One of so many subjects of a file is kept for validation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Slices of one file.
+
+    Attributes:
+        name: of the file, without its ending.
+        licence: as the file's attribute says; empty when it says nothing.
+        origin: the file's attribute `source`.
+        subjects: names of the subjects used.
+        slices: magnitudes `(y, x)`, uint8 or float16.
+        references: of each slice, the magnitude that becomes 1.
+    """
+
+    name: str
+    licence: str
+    origin: str
+    subjects: tuple[str, ...]
+    slices: tuple[NDArray[np.generic], ...]
+    references: tuple[float, ...]
+
+
+def read_sources(paths: Sequence[Path], *, validation: bool) -> list[Source]:
+    """Slices of all files, of the subjects for training or of those for validation.
+
+    Args:
+        paths: HDF5 files, or directories of them; the files of a directory are one source (fastMRI).
+        validation: which of the subjects.
+
+    Raises:
+        TrainingDataError: a path does not exist, a file cannot be read or forbids training (its name holds
+            `localonly`), the data exceed `MOST_BYTES`, or there are no images.
+    """
+    found = [_read(path, validation=validation) for path in paths]
+    sources = [source for source in found if source.slices]
+    if not sources:
+        raise TrainingDataError(f"no images of at least {SMALLEST_SIDE} x {SMALLEST_SIDE} in {[str(p) for p in paths]}")
+    return sources
+
+
+def _read(path: Path, *, validation: bool) -> Source:
+    files = sorted(path.glob("*.h5")) if path.is_dir() else [path]
+    if not files:
+        raise TrainingDataError(f"{path} holds no .h5 files")
+    subjects: dict[str, list[NDArray[np.generic]]] = {}
+    licence, origin, total = "", "", 0
+    for file in files:
+        if "localonly" in file.name:
+            raise TrainingDataError(f"{file} may not be trained on: it has no licence that allows it")
+        try:
+            with h5py.File(file) as opened:
+                licence, origin = str(opened.attrs.get("licence", "")), str(opened.attrs.get("source", ""))
+                for subject, stack in _stacks(opened, file.stem):
+                    subjects.setdefault(subject, []).append(stack)
+                    total += stack.nbytes
+                    if total > MOST_BYTES:
+                        raise TrainingDataError(f"{path} holds more than {MOST_BYTES >> 30} GiB of images")
+        except OSError as error:
+            raise TrainingDataError(f"{file} cannot be read as HDF5: {error}") from error
+    chosen = [
+        name
+        for index, name in enumerate(sorted(subjects))
+        if ((index + 1) % VALIDATION_SHARE == 0 or (len(subjects) < VALIDATION_SHARE and index + 1 == len(subjects) > 2))
+        == validation
+    ]
+    slices = [image for name in chosen for stack in subjects[name] for image in _slices(stack, every=validation)]
+    references = [float(np.quantile(image.astype(np.float32), REFERENCE_QUANTILE)) for image in slices]
+    return Source(path.stem, licence, " ".join(origin.split()), tuple(chosen), tuple(slices), tuple(references))
+
+
+def _stacks(file: h5py.File, stem: str) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """Every stack of magnitudes with the subject it belongs to."""
+    found: list[tuple[str, h5py.Dataset]] = []
+
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and item.ndim == 3 and min(item.shape[1:]) >= SMALLEST_SIDE:
+            found.append((name, item))
+
+    file.visititems(visit)
+    for name, dataset in found:
+        if dataset.size * dataset.dtype.itemsize > MOST_BYTES:
+            raise TrainingDataError(f"{file.filename}:{name} is larger than {MOST_BYTES >> 30} GiB")
+        values = cast("NDArray[np.generic]", dataset[()])
+        if np.iscomplexobj(values):
+            axes = (-2, -1)
+            values = np.abs(np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(values, axes)), axes))
+        if values.dtype != np.uint8:
+            values = (values.astype(np.float32) / max(float(np.max(values)), 1e-30)).astype(np.float16)
+        yield stem if name == "reconstruction_rss" else f"{stem}/{name.split('/')[0]}", values
+
+
+def _slices(stack: NDArray[np.generic], *, every: bool) -> Iterator[NDArray[np.generic]]:
+    """Slices with something in them; of volumes along all axes, every second (of validation every tenth, axial)."""
+    is_volume = min(stack.shape) >= VOLUME_SIDE
+    step = 1 if not is_volume else 10 if every else 2
+    for axis in (0, 1, 2) if is_volume and not every else (0,):
+        for index in range(0, stack.shape[axis], step):
+            image = np.ascontiguousarray(np.take(stack, index, axis))
+            if float((image > 0.1 * float(np.max(stack))).mean()) >= FEWEST_BRIGHT:
+                yield image
+
+
+class Patches:
+    """Draws augmented patches; what is drawn depends on the generator alone.
+
+    Augmentation: flips, transposition, zoom down to 0.6 (which also averages the noise of the images away), brightness
+    0.5 to 1.2, and for a third of the patches a random curve of intensities that keeps air dark: a contrast that no
+    sequence of the training data has.
+    """
+
+    ZOOM = (0.6, 1.0)
+    BRIGHTNESS = (0.5, 1.2)
+    CURVED = 0.33
+    KNOTS = 5
+    EMPTIEST = 0.04
+    """Patches with a smaller mean are drawn again, nine times out of ten."""
+
+    def __init__(self, sources: Sequence[Source], side: int) -> None:
+        fitting = [
+            [
+                (image, reference)
+                for image, reference in zip(source.slices, source.references, strict=True)
+                if reference > 0 and min(image.shape) >= side
+            ]
+            for source in sources
+        ]
+        self._sources = [images for images in fitting if images]
+        if not self._sources:
+            raise TrainingDataError(f"no image has {side} x {side} pixels, the size of a patch")
+        self._side = side
+
+    def draw(self, n: int, random: np.random.Generator) -> Float32[Tensor, "n side side"]:
+        """Normalised patches."""
+        return torch.stack([self._one(random) for _ in range(n)])
+
+    def _one(self, random: np.random.Generator) -> Tensor:
+        while True:
+            source = self._sources[random.integers(len(self._sources))]
+            image, reference = source[random.integers(len(source))]
+            patch = self._cut(image, random)
+            if patch is None:
+                continue
+            patch = patch / reference
+            if float(patch.mean()) >= self.EMPTIEST or random.random() < 0.1:
+                break
+        if random.random() < self.CURVED:
+            knots = np.concatenate([[0.0], random.random(self.KNOTS - 1)])
+            curve = np.interp(np.clip(patch, 0, 1), np.linspace(0, 1, self.KNOTS), knots)
+            patch = curve.astype(np.float32)
+        else:
+            patch = patch * np.float32(random.uniform(*self.BRIGHTNESS))
+        if random.random() < 0.5:
+            patch = patch[::-1]
+        if random.random() < 0.5:
+            patch = patch[:, ::-1]
+        if random.random() < 0.5:
+            patch = patch.T
+        return torch.from_numpy(np.ascontiguousarray(patch))
+
+    def _cut(self, image: NDArray[np.generic], random: np.random.Generator) -> NDArray[np.float32] | None:
+        """A patch of the image, scaled down; None where the image is too small for it."""
+        zoom = random.uniform(*self.ZOOM)
+        cut = self._side if random.random() < 0.4 else round(self._side / zoom)
+        cut = min(cut, *image.shape)
+        if cut < self._side:
+            return None
+        y, x = (int(random.integers(n - cut + 1)) for n in image.shape)
+        patch = np.asarray(image[y : y + cut, x : x + cut], np.float32)
+        if image.dtype == np.uint8:
+            patch = patch + random.random(patch.shape, np.float32) - np.float32(0.5)
+        if cut == self._side:
+            return patch
+        scaled = interpolate(
+            torch.from_numpy(patch)[None, None], (self._side, self._side), mode="bilinear", antialias=True
+        )
+        return np.asarray(scaled[0, 0].numpy(), np.float32)
+
+
+def validation_images(sources: Sequence[Source], n: int, side: int) -> Float32[Tensor, "n side side"]:
+    """The middle of `n` slices spread over all sources, normalised; smaller images are framed by zeros."""
+    images: list[Tensor] = []
+    for index in range(n):
+        source = sources[index % len(sources)]
+        at = (index // len(sources)) * len(source.slices) // max(1, -(-n // len(sources)))
+        image = source.slices[at].astype(np.float32) / max(source.references[at], 1e-6)
+        framed = np.zeros((side, side), np.float32)
+        from_y, from_x = (max(0, (size - side) // 2) for size in image.shape)
+        part = image[from_y : from_y + side, from_x : from_x + side]
+        to_y, to_x = ((side - size) // 2 for size in part.shape)
+        framed[to_y : to_y + part.shape[0], to_x : to_x + part.shape[1]] = part
+        images.append(torch.from_numpy(framed))
+    return torch.stack(images)
