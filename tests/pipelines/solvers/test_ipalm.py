@@ -198,14 +198,14 @@ def test_inertia_makes_an_ill_conditioned_problem_faster_than_plain_steps():
 
 
 def test_inertia_that_would_raise_the_objective_is_given_up():
-    # One direction is overrun again and again by the inertia that the others build up.
-    curvature = torch.tensor([[1.0, 50.0]], dtype=torch.float64)
+    # The inertia that slow directions need makes fast ones swing to the other side.
+    curvature = torch.linspace(1, 50, 20, dtype=torch.float64)[None]
     problem = Problem(lambda u, _: half_square(curvature.sqrt() * (u - 1)))
-    start = torch.zeros(1, 2, dtype=torch.float64)
+    start = torch.zeros(1, 20, dtype=torch.float64)
     result = ipalm(problem, start, torch.zeros(1, 1), iterations=60, tolerance=0.0, fix_v=True)
     assert int(result.restarts[0]) > 0
     assert objective_is_monotone(result, 1e-14)
-    torch.testing.assert_close(result.u, torch.ones_like(start), rtol=1e-6, atol=0)
+    torch.testing.assert_close(result.u, torch.ones_like(start), rtol=1e-5, atol=0)
 
 
 def test_fixed_block_is_neither_moved_nor_differentiated(generator: torch.Generator):
