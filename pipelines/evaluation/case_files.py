@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -103,7 +103,8 @@ def load_slice(stored: StoredSlice) -> NDArray[Any] | None:
         EvaluationError: values are not finite, or k-space is not fully sampled.
     """
     with h5py.File(stored.path, "r") as file:
-        raw = np.asarray(file[stored.dataset][() if stored.index is None else stored.index])
+        dataset = cast("h5py.Dataset", file[stored.dataset])
+        raw = np.asarray(dataset[() if stored.index is None else stored.index])
     where = f"{stored.path.name}: {stored.name}"
     if not np.isfinite(raw).all():
         raise EvaluationError(f"{where}: values are not finite")
@@ -129,11 +130,10 @@ def load_slice(stored: StoredSlice) -> NDArray[Any] | None:
 
 def missing_part(kspace: NDArray[np.complex64]) -> float:
     """Part of the points of `(coils, ky, kx)` that are zero in all coils, within the extent that holds any at all."""
-    measured = kspace.any(0)
-    rows, columns = np.flatnonzero(measured.any(1)), np.flatnonzero(measured.any(0))
+    rows, columns = np.nonzero(np.abs(kspace).max(0))
     if len(rows) == 0:
         return 1.0
-    return 1 - float(measured[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].mean())
+    return 1 - len(rows) / int((rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1))
 
 
 def _slices_of(path: Path, file: h5py.File) -> list[StoredSlice]:

@@ -48,7 +48,7 @@ class Lines:
         As in fastMRI (Zbontar 2018, arXiv 1811.08839), but always with `n / R` lines in all, not on average.
         """
         central, wanted = round(self.central_share * n), round(n / self.acceleration)
-        mask = centre_block((1, n), (1, central))[0]
+        mask: Mask = centre_block((1, n), (1, central)).reshape(n)
         others = np.flatnonzero(~mask)
         n_others = max(0, wanted - central)
         if self.is_even and n_others:
@@ -105,7 +105,7 @@ class Radial:
         return max(1, round(pi / 2 * max(shape) / self.acceleration))
 
     def positions(self, shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
-        """Samples `(spokes, samples, 2)` in cycles a pixel, x before y; as many a spoke as the longer side has pixels."""
+        """Samples `(spokes, samples, 2)` in cycles a pixel, x before y; a spoke has one for each pixel of n."""
         return golden_angle(int(rng.integers(FIRST_SPOKES)), self.n_spokes(shape), max(shape))
 
 
