@@ -71,6 +71,18 @@ class Domain(Record):
                 raise ValueError(f"{name}: the first number must be less than the second, not {limits}")
         return self
 
+    def outside(self, *, energy_per_pixel: float | None = None, data_residual: float | None = None) -> tuple[str, ...]:
+        """Names of the values that lie outside their range or are no numbers; what is None is not checked."""
+        checks = {
+            "energy_per_pixel": (energy_per_pixel, self.energy_per_pixel),
+            "data_residual": (data_residual, self.data_residual),
+        }
+        return tuple(
+            name
+            for name, (value, limits) in checks.items()
+            if value is not None and limits is not None and not limits[0] <= value <= limits[1]
+        )
+
 
 class CalibrationRecord(Record):
     """How the deviation maps of one pipeline with this model are scaled, and how well they then cover the error."""

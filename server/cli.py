@@ -18,6 +18,7 @@ from typing import Final
 
 import typer
 
+from models.errors import ModelError
 from pipelines.errors import PipelineError
 from server.errors import ServerError, SettingsError
 
@@ -31,6 +32,7 @@ COMMANDS: Final = {
     "view": "Make a picture of images: magnitude, uncertainty, difference to a reference.",
     "demo": "Start a server here, stream scans through it, leave pictures and files.",
     "noise": "List or export the noise measurements that a server has kept.",
+    "models": "List the models of learned reconstructions, show their cards, verify their weights.",
     "config": "Show every setting, its value and where the value came from.",
     "doctor": "Check this machine and print a fix for whatever is wrong.",
 }
@@ -85,7 +87,7 @@ def main() -> None:
     except SettingsError as error:
         say(error.code, str(error), error.advice)
         sys.exit(2)
-    except (ServerError, PipelineError) as error:
+    except (ServerError, PipelineError, ModelError) as error:
         say(error.code, str(error), error.advice)
         sys.exit(1)
     except KeyboardInterrupt:
