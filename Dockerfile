@@ -26,7 +26,8 @@ COPY models /build/models
 RUN pip wheel --quiet --no-deps --wheel-dir /build/dist /build \
  && pip install --quiet --no-deps /build/dist/echotrain-*.whl \
  && pip check \
- && python -m compileall -q /opt/echotrain/lib/python3*/site-packages/server /opt/echotrain/lib/python3*/site-packages/pipelines
+ && python -m compileall -q /opt/echotrain/lib/python3*/site-packages/server /opt/echotrain/lib/python3*/site-packages/pipelines \
+      /opt/echotrain/lib/python3*/site-packages/models
 
 FROM ${BASE}
 ARG REVISION=unknown

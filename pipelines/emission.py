@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from pipelines.assembly.frame import Group, NoiseSource
+from pipelines.domain import domain_comment
 from pipelines.mrd import IMAGE_HEADER, TICK_S, Image, Meta
 from pipelines.parts import Part
 from pipelines.scaling import window
@@ -236,7 +237,7 @@ def _part_meta(group: Group, emission: Emission, part: Part) -> Meta:
         "SequenceDescriptionAdditional": [f"echotrain_{emission.pipeline}{suffix}"],
         **_description(group, description),
     }
-    comments: list[str] = []
+    comments = list(filter(None, [domain_comment(emission.details)]))
     if part is Part.PHASE:
         comments.append("Phase in radians, relative to the dominant combination of the coils")
     if part is not Part.MAGNITUDE and _assumes_phase(emission):
@@ -253,11 +254,12 @@ def _assumes_phase(emission: Emission) -> bool:
 
 
 def _uncertainty_meta(group: Group, emission: Emission) -> Meta:
+    comments = [domain_comment(emission.details), "Standard deviation of the magnitude series, in its units"]
     return {
         "DataRole": ["Quantitative"],
         "ImageProcessingHistory": ["ECHOTRAIN", emission.pipeline.upper(), "STANDARD_DEVIATION"],
         "SequenceDescriptionAdditional": [f"echotrain_{emission.pipeline}_std"],
-        "ImageComments": ["Standard deviation of the magnitude series, in its units"],
+        "ImageComments": ["; ".join(filter(None, comments))],
         "ReconUncertaintyKind": [emission.kind],
         "ReconUncertaintyUnit": ["magnitude"],
         "ReconUncertaintyCalibration": [emission.calibration],

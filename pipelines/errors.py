@@ -6,6 +6,7 @@ PipelineError
 │   └── BudgetError      the header asks for more memory than the limit allows
 ├── ParameterError       a pipeline parameter is unknown or out of range
 ├── UnknownPipelineError a name that is not in the registry
+├── ModelUnavailableError  the pipeline's model is missing or does not match its card (models.errors says how)
 ├── ReconstructionError  numbers that cannot be reconstructed (no data, not finite, singular)
 └── EvaluationError      a file of evaluation cases or a name of a sampling that is not understood; never in a scan
 
@@ -54,6 +55,13 @@ class UnknownPipelineError(PipelineError):
 
     code = "unknown_pipeline"
     advice = "Choose one of the names listed."
+
+
+class ModelUnavailableError(PipelineError):
+    """The model of a pipeline is missing, or does not match its card, so nothing is made with it."""
+
+    code = "model_unavailable"
+    advice = "Choose another pipeline, and have `echotrain models verify` run where the server runs."
 
 
 class ReconstructionError(PipelineError):

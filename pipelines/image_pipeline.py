@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.derive.derivation import Derivation, Derived
+from pipelines.domain import domain_comment, reasons_outside
 from pipelines.emission import parameters_digest, provenance_meta
 from pipelines.errors import ReconstructionError
 from pipelines.image_group import ImageGroup
@@ -38,6 +39,7 @@ class ImagePipeline:
         Raises:
             UnknownPipelineError: the registry has no such name.
             ParameterError: a parameter is unknown or out of range.
+            ModelUnavailableError: its model is missing, or does not match its card.
         """
         entry = find(name)
         parsed = cast("ImageParameters", entry.parse(parameters))
@@ -54,13 +56,17 @@ class ImagePipeline:
         """
         images: list[Image] = []
         warnings: list[str] = []
+        outside: list[str] = []
         for original in group.images:
             derived = self._derive(original, warnings)
             if self._sends_originals or derived is None:
                 images.append(original)
             if derived is not None:
                 images.extend(self._emit(original, derived, provenance, warnings))
-        return PipelineOutput(tuple(images), {}, tuple(dict.fromkeys(warnings)))
+                outside.extend(reasons_outside(derived.details))
+                if comment := domain_comment(derived.details):
+                    warnings.append(f"Images are {comment}.")
+        return PipelineOutput(tuple(images), {}, tuple(dict.fromkeys(warnings)), tuple(sorted(set(outside))))
 
     def _emit(
         self, original: Image, derived: Derived, provenance: Mapping[str, str], warnings: list[str]
@@ -70,6 +76,7 @@ class ImagePipeline:
                 raise ReconstructionError(f"pipeline {self._name!r}: the {what} is not finite or has another matrix")
         common = provenance_meta(self._name, self._digest, derived.details, provenance)
         first = original.meta.get("SeriesDescription")
+        comment = domain_comment(derived.details)
 
         def meta(suffix: str, role: str, **more: str) -> dict[str, list[str]]:
             return {
@@ -81,16 +88,18 @@ class ImagePipeline:
                 ],
                 "SequenceDescriptionAdditional": [f"echotrain_{suffix}"],
                 **({"SeriesDescription": [f"{first[0]}_{suffix}"]} if first else {}),
+                **({"ImageComments": [comment]} if comment else {}),
             }  # fmt: skip
 
+        about = "Standard deviation of the derived series, in its units"
         deviation_meta = meta(
             f"{derived.name}_std",
             "Quantitative",
-            ImageComments="Standard deviation of the derived series, in its units",
             ReconUncertaintyKind=derived.kind,
             ReconUncertaintyUnit="magnitude",
             ReconUncertaintyCalibration=derived.calibration,
         )
+        deviation_meta["ImageComments"] = ["; ".join(filter(None, [comment, about]))]
         for name in _WINDOW:
             deviation_meta.pop(name, None)
         image = _with_pixels(original, _in_type_of(original.pixels, derived.pixels), 1, warnings)

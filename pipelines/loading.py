@@ -15,5 +15,6 @@ def load(name: str, parameters: Mapping[str, object], device: str) -> Pipeline |
     Raises:
         UnknownPipelineError: the registry has no such name.
         ParameterError: a parameter is unknown or out of range.
+        ModelUnavailableError: the pipeline's model is missing, or does not match its card.
     """
     return (ImagePipeline if find(name).takes_images else Pipeline)(name, parameters, device)

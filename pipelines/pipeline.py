@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.errors import ModelError
 from pipelines.assembly.frame import Group
+from pipelines.domain import domain_comment, reasons_outside
 from pipelines.emission import Emission, emit, parameters_digest
-from pipelines.errors import ReconstructionError
+from pipelines.errors import ModelUnavailableError, ReconstructionError
 from pipelines.mrd import Image
 from pipelines.preprocess.nonuniform import prepare_nonuniform
 from pipelines.preprocess.preparation import prepare
@@ -36,11 +38,13 @@ class PipelineOutput:
         images: of each frame the parts asked for (magnitude), then the uncertainty; float32 or complex64.
         stages_s: seconds by stage: `noise` (the whole preparation), `csm`, `recon`, `uncertainty`, `post`.
         warnings: sentences for the scanner, without patient data.
+        outside_domain: why a result lies outside the domain of its model (`pipelines.domain`); empty where none does.
     """
 
     images: tuple[Image, ...]
     stages_s: dict[str, float] = field(default_factory=dict[str, float])
     warnings: tuple[str, ...] = ()
+    outside_domain: tuple[str, ...] = ()
 
 
 class Pipeline:
@@ -52,6 +56,7 @@ class Pipeline:
         Raises:
             UnknownPipelineError: the registry has no such name.
             ParameterError: a parameter is unknown or out of range.
+            ModelUnavailableError: its model is missing, or does not match its card.
         """
         entry = find(name)
         self._name = name
@@ -71,6 +76,7 @@ class Pipeline:
         Raises:
             ReconstructionError: the data cannot be reconstructed, or the result is not finite.
             BudgetError: the header asks for too large an image.
+            ModelUnavailableError: a model that only these data ask for cannot be used.
         """
         started = time.perf_counter()
         make_ready = prepare if group.trajectory is None else prepare_nonuniform
@@ -83,6 +89,8 @@ class Pipeline:
                 f"pipeline {self._name!r}: the data lead to equations that have no solution (values far too large?)"
             )
             raise ReconstructionError(message) from error
+        except ModelError as error:
+            raise ModelUnavailableError(f"pipeline {self._name!r}: {error}") from error
         reconstructed_at = time.perf_counter()
         encoding = group.scan.encodings[group.key.encoding]
         image, deviation = to_recon_grid(
@@ -107,9 +115,9 @@ class Pipeline:
             **_stages(result, reconstructed_at - prepared_at),
             "post": time.perf_counter() - reconstructed_at,
         }
-        return PipelineOutput(
-            images, stages_s, tuple(dict.fromkeys([*preparation.warnings, *result.warnings, *warnings]))
-        )
+        comment = domain_comment(result.details)
+        said = [*preparation.warnings, *result.warnings, *([f"Images are {comment}."] if comment else []), *warnings]
+        return PipelineOutput(images, stages_s, tuple(dict.fromkeys(said)), reasons_outside(result.details))
 
     def _finite(self, values: Tensor, what: str) -> NDArray[Any]:
         """Values on the CPU; a result that is not finite is never sent."""

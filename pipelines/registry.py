@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from models.errors import ModelError
 from pipelines.assembly.frame import Grouping
-from pipelines.errors import ParameterError, UnknownPipelineError
+from pipelines.errors import ModelUnavailableError, ParameterError, UnknownPipelineError
 from pipelines.parameter_help import explain
 from pipelines.parts import Part
 
@@ -203,9 +204,16 @@ class PipelineEntry:
             raise ParameterError(f"pipeline {self.name!r}: {explain(self.parameters, error)}") from error
 
     def load(self, parameters: AnyParameters, device: str) -> Reconstruction | Derivation:
-        """Import the factory and make what it gives; only workers call this."""
+        """Import the factory and make what it gives; only workers call this.
+
+        Raises:
+            ModelUnavailableError: the pipeline's model is missing, or does not match its card.
+        """
         module, _, attribute = self.factory.partition(":")
-        made = cast("Any", getattr(import_module(module), attribute))(parameters, device)
+        try:
+            made = cast("Any", getattr(import_module(module), attribute))(parameters, device)
+        except ModelError as error:
+            raise ModelUnavailableError(f"pipeline {self.name!r}: {error}") from error
         return cast("Reconstruction | Derivation", made)
 
 

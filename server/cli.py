@@ -18,6 +18,7 @@ from typing import Final
 
 import typer
 
+from models.errors import ModelError
 from pipelines.errors import PipelineError
 from server.errors import ServerError, SettingsError
 
@@ -32,6 +33,7 @@ COMMANDS: Final = {
     "demo": "Start a server here, stream scans through it, leave pictures and files.",
     "train": "Train a model on images that one has.",
     "noise": "List or export the noise measurements that a server has kept.",
+    "models": "List the models of learned reconstructions, show their cards, verify their weights.",
     "config": "Show every setting, its value and where the value came from.",
     "doctor": "Check this machine and print a fix for whatever is wrong.",
 }
@@ -86,7 +88,7 @@ def main() -> None:
     except SettingsError as error:
         say(error.code, str(error), error.advice)
         sys.exit(2)
-    except (ServerError, PipelineError) as error:
+    except (ServerError, PipelineError, ModelError) as error:
         say(error.code, str(error), error.advice)
         sys.exit(1)
     except KeyboardInterrupt:

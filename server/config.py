@@ -23,7 +23,7 @@ from pipelines.assembly.limits import AssemblyLimits
 from pipelines.errors import PipelineError
 from server.endpoints import GIB, MIB, Admin, Gadgetron, Listen
 from server.errors import SettingsError
-from server.section import Noise
+from server.section import Models, Noise
 from server.section import Section as _Section
 from server.section import setting as _setting
 from server.wire.messages import WireLimits
@@ -200,6 +200,7 @@ class Settings(BaseSettings):
     timeouts: Timeouts = Timeouts()
     workers: Workers = Workers()
     pipelines: Pipelines = Pipelines()
+    models: Models = Models()
     emission: Emission = Emission()
     noise: Noise = Noise()
     logs: Logs = Logs()

@@ -24,6 +24,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pipelines.domain import DomainReason
 from pipelines.registry import pipelines
 from server.execution.executor import Health
 
@@ -89,6 +90,9 @@ class Metrics:
         self.received_bytes = self._counter("received_bytes", "Bytes received.")
         self.sent_bytes = self._counter("sent_bytes", "Bytes sent.")
         self.sent_images = self._counter("sent_images", "Images sent.", "pipeline", "kind")
+        self.outside_domain = self._counter(
+            "outside_domain", "Results outside the domain of their model, once for each reason.", "pipeline", "reason"
+        )
         self.protocol_errors = self._counter("protocol_errors", "Rules broken by peers.", "kind")
 
         self.noise_measurements = self._gauge("noise_measurements", "Noise measurements kept for later scans.")
@@ -118,6 +122,8 @@ class Metrics:
             self.backpressure_seconds.labels(side)
         for operation in ("read", "write"):
             self.noise_store_failures.labels(operation)
+        for reason in DomainReason:
+            self.outside_domain.labels("other", reason)
         for kind in ERROR_KINDS:
             self.protocol_errors.labels(kind)
 

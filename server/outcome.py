@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from pipelines.errors import ParameterError, PipelineError, UnknownPipelineError
+from pipelines.errors import ModelUnavailableError, ParameterError, PipelineError, UnknownPipelineError
 from pipelines.registry import pipelines
 from server.errors import DrainingError, ProtocolError, ServerError, SessionTimeoutError, WorkerLostError
 from server.execution.failure import WorkerTraceback
@@ -40,7 +40,7 @@ def explain(error: Exception) -> tuple[str, str]:
 def log_message(error: Exception) -> str:
     """What the log says: the same, without words of the peer's configuration, which may be anybody's name."""
     _, message = explain(error)
-    if isinstance(error, UnknownPipelineError | ParameterError):
+    if isinstance(error, UnknownPipelineError | ParameterError | ModelUnavailableError):
         ours = _OURS.match(message)
         start = ours.end() if ours and _is_known(*ours.groups()) else 0
         # From the first quotation mark to the last: what a peer quotes may hold such marks itself.

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
+from pipelines.domain import reason_of
 from pipelines.errors import HeaderError
 from pipelines.gadgetron import Bucket, ImageArray, ReconData
 from pipelines.mrd import Acquisitions, Image, ImageType, Waveform
@@ -47,6 +48,7 @@ class Report:
         first_image_s: from the completion of the first group to the first byte of its image.
         last_image_s: from the end of the input to CLOSE.
         fates: readouts by what became of them.
+        outside_domain: results outside the domain of their model, by reason.
     """
 
     metrics: Metrics
@@ -66,6 +68,7 @@ class Report:
     warnings: int = 0
     retried: int = 0
     fates: dict[str, int] = field(default_factory=dict[str, int])
+    outside_domain: dict[str, int] = field(default_factory=dict[str, int])
     _accounted: tuple[int, int, float, float] = (0, 0, 0.0, 0.0)
 
     @property
@@ -118,6 +121,10 @@ class Report:
         if result.attempts > 1:
             self.retried += 1
             self.metrics.jobs_retried.labels(self.label, "ok").inc()
+        # What a worker says is text; only known reasons become labels.
+        for reason in {reason_of(text) for text in result.outside_domain}:
+            self.outside_domain[str(reason)] = self.outside_domain.get(str(reason), 0) + 1
+            self.metrics.outside_domain.labels(self.label, reason).inc()
 
     def note_first_image(self, completed_at: float) -> None:
         """An image is about to be sent; only the first one counts."""
@@ -183,6 +190,7 @@ class Report:
             warnings=self.warnings,
             retried=self.retried,
             counts=self.fates,
+            outside_domain=self.outside_domain,
             received_bytes=socket.received_bytes,
             sent_bytes=socket.sent_bytes,
         )

@@ -18,6 +18,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+class Models(Section):
+    """Weights of learned reconstructions, each with its card."""
+
+    directory: str = setting(
+        "",
+        "A directory of models of your own (cards/ and weights/, see `echotrain models`) beside those installed; empty "
+        "for none.",
+    )
+
+
 class Noise(Section):
     """Noise measurements, kept for later scans that name them as their dependency."""
 

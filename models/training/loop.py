@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.errors import ModelError
+from models.errors import TrainingError
 
 CHECKPOINT = "checkpoint.pt"
 HISTORY = "history.jsonl"
@@ -119,7 +119,7 @@ def train(
         report: called after each update with its number and the latest figures.
 
     Raises:
-        ModelError: there is nothing to resume, the checkpoint is of other settings, or the loss is not finite.
+        TrainingError: there is nothing to resume, the checkpoint is of other settings, or the loss is not finite.
     """
     directory.mkdir(parents=True, exist_ok=True)
     model = recipe.model
@@ -144,7 +144,7 @@ def train(
             group["lr"] = learning_rate(settings, update)
         loss, figures = recipe.loss(update, random)
         if not bool(torch.isfinite(loss.detach())):
-            raise ModelError(f"update {update}: the loss is not finite; resume from {directory / CHECKPOINT}, lower rate")
+            raise TrainingError(f"update {update}: the loss is not finite; resume from {directory / CHECKPOINT}, lower rate")
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
@@ -204,8 +204,8 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read(path: Path, settings: LoopSettings) -> dict[str, Any]:
     if not path.is_file():
-        raise ModelError(f"nothing to resume: {path} does not exist")
+        raise TrainingError(f"nothing to resume: {path} does not exist")
     content: dict[str, Any] = torch.load(path, weights_only=True)
     if content["settings"] != asdict(settings):
-        raise ModelError(f"{path} was made with other settings: {content['settings']}")
+        raise TrainingError(f"{path} was made with other settings: {content['settings']}")
     return content

@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from models.errors import ModelError
 from server import config
 from server.commands.serve import parse_values
 from server.config import Settings, is_loopback
@@ -53,7 +54,7 @@ def main(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the reconstruction in a worker.")] = False,
 ) -> None:
-    r"""Check ports, libraries, memory, disk, clock and workers, and print a fix for each thing that is wrong.
+    r"""Check ports, libraries, memory, disk, clock, models and workers, and print a fix for each thing that is wrong.
 
     \b
     Example:
@@ -65,7 +66,7 @@ def main(
     settings = config.load(file, parse_values(values or [])).settings
     console = Console()
     checks: list[Callable[[Settings], Iterator[Finding]]] = [check_ports, check_libraries, check_device, check_memory]
-    checks += [check_disk, check_clock]
+    checks += [check_disk, check_clock, check_models]
     if not quick:
         checks.append(check_worker)
     failed = 0
@@ -183,6 +184,24 @@ def check_clock(_: Settings) -> Iterator[Finding]:
         yield Finding("clock", "warning", f"it is the year {year} here", "Set the time, or switch NTP on.")
     else:
         yield Finding("clock", "ok", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()))
+
+
+def check_models(settings: Settings) -> Iterator[Finding]:
+    """Whether the models that pipelines may ask for match their cards."""
+    from models.catalogue import entries, use_directory
+    from models.store import verify
+
+    use_directory(Path(settings.models.directory) if settings.models.directory else None)
+    try:
+        problems, n_models = verify(), len(entries())
+    except ModelError as error:
+        yield Finding("models", "failure", str(error), "Correct models.directory, or leave it empty.")
+        return
+    fix = "Install it again or take it away; `echotrain models verify` says more."
+    for problem in problems.values():
+        yield Finding("models", "failure", problem, fix)
+    if not problems:
+        yield Finding("models", "ok", f"{n_models} with card and digest" if n_models else "none installed")
 
 
 def check_worker(settings: Settings) -> Iterator[Finding]:

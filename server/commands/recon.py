@@ -78,7 +78,12 @@ def main(
 def _executor(settings: Settings, loop: asyncio.Runner) -> Generator[InlineExecutor]:
     """Reconstruction in this process, with as many threads as the only worker of a server: equal bits."""
     threads = settings.workers.threads or max(1, (os.cpu_count() or 1) - 1)
-    executor = InlineExecutor(settings.workers.device, settings.limits.memory_bytes, threads=threads)
+    executor = InlineExecutor(
+        settings.workers.device,
+        settings.limits.memory_bytes,
+        threads=threads,
+        models_directory=settings.models.directory,
+    )
     loop.run(executor.start())
     try:
         yield executor

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from pipelines.mrd import IMAGE_HEADER, Image, ImageDataType
 from server.errors import ExecutionError
-from server.execution.executor import Job
+from server.execution.executor import Job, JobResult
 from server.execution.repeated import RepeatedArrays
 from server.execution.shared_memory import SharedSlot, SharedSlots
 
@@ -150,6 +150,20 @@ class _JobUnpickler(pickle.Unpickler):
         if offset not in self._mapped:
             self._mapped[offset] = self._views.map(offset, size)
         return np.ndarray(shape, dtype, buffer=self._mapped[offset], offset=first, strides=strides)
+
+
+def result_reply(result: JobResult) -> Reply:
+    """What a worker says about a job that ended well."""
+    fields = {"stages_s": result.stages_s, "warnings": result.warnings, "outside_domain": result.outside_domain}
+    return Reply("result", fields, result.images)
+
+
+def decode_result(reply: Reply, queue_s: float, attempts: int) -> JobResult:
+    """The result behind `result_reply`, with how long the job waited and how often it was begun."""
+    stages = {str(name): float(seconds) for name, seconds in reply.fields["stages_s"].items()}
+    warnings = tuple(str(text) for text in reply.fields["warnings"])
+    outside = tuple(str(reason) for reason in reply.fields["outside_domain"])
+    return JobResult(reply.images, {"queue": queue_s, **stages}, warnings, attempts, outside)
 
 
 def encode_reply(reply: Reply) -> Buffers:

@@ -43,12 +43,15 @@ class JobResult:
         stages_s: seconds by stage (`queue`, `noise`, `csm`, `recon`, `uncertainty`, `post`).
         warnings: sentences for the scanner, without patient data.
         attempts: 1, or 2 when a worker was lost and the job was run again.
+        outside_domain: why the result lies outside the domain of its model (`pipelines.domain`); empty where it does
+            not.
     """
 
     images: tuple[Image, ...]
     stages_s: Mapping[str, float] = field(default_factory=dict[str, float])
     warnings: tuple[str, ...] = ()
     attempts: int = 1
+    outside_domain: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

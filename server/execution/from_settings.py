@@ -22,4 +22,5 @@ def make_executor(settings: Settings) -> ProcessExecutor:
         settings.limits.memory_bytes,
         warm=[(default, settings.pipelines.parameters.get(default, {}))],
         job_timeout_s=settings.timeouts.reconstruction_s,
+        models_directory=settings.models.directory,
     )

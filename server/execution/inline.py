@@ -33,6 +33,7 @@ class InlineExecutor:
         warm: pipelines with parameters to load and run once at the start.
         threads: of torch for one reconstruction; 0 leaves torch's own choice.
         pipeline: what makes a pipeline, `module:attribute` of a callable `(name, parameters, device)`.
+        models_directory: directory of models of the user's own; empty for none. Holds for the whole process.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class InlineExecutor:
         *,
         threads: int = 0,
         pipeline: str = PIPELINE,
+        models_directory: str = "",
     ) -> None:
         self._device = device
         self._threads = threads
         self._warm = tuple(warm)
         self._pipeline = pipeline
+        self._models_directory = models_directory
         self._slots = SharedSlots(memory_budget_bytes, prefault_bytes=0)
         self._thread = ThreadPoolExecutor(1, "reconstruct")
         self._runner: Runner | None = None
@@ -117,10 +120,11 @@ class InlineExecutor:
 
     def _warm_up(self) -> Runner:
         # Imported here so that whoever makes an executor does not wait for torch, nor needs it before the first job.
-        from server.execution.worker import Runner, count_devices, device_name, limit_threads, warm_up
+        from server.execution.worker import Runner, add_models, count_devices, device_name, limit_threads, warm_up
 
         if self._runner is None:
             limit_threads(self._threads)
+            add_models(self._models_directory)
             runner = Runner(device_name(self._device, 0, count_devices(self._device)), self._pipeline)
             self._problems = tuple(warm_up(runner, self._warm))
             self._runner = runner

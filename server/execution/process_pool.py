@@ -86,6 +86,7 @@ class ProcessExecutor:
         start_timeout_s: longest time for a worker to start, with loading and warming up.
         stop_grace_s: how long `stop` lets running jobs finish.
         worker_memory_bytes: most private memory of each worker, 0 for no limit; do not set it with CUDA.
+        models_directory: directory of models of the user's own; empty for none.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class ProcessExecutor:
         start_timeout_s: float = 300.0,
         stop_grace_s: float = 5.0,
         worker_memory_bytes: int = 0,
+        models_directory: str = "",
     ) -> None:
         self._n_workers = workers
         self._settings = WorkerSettings(
@@ -111,6 +113,7 @@ class ProcessExecutor:
             preload=tuple(preload),
             warm=tuple((name, dict(parameters)) for name, parameters in warm),
             memory_bytes=worker_memory_bytes,
+            models_directory=models_directory,
         )
         self._job_timeout_s = job_timeout_s
         self._start_timeout_s = start_timeout_s
@@ -389,8 +392,4 @@ class ProcessExecutor:
 
 
 def _outcome(reply: Reply, queue_s: float, attempts: int) -> JobResult | Exception:
-    if reply.kind == "result":
-        stages = {str(name): float(seconds) for name, seconds in reply.fields["stages_s"].items()}
-        warnings = tuple(str(text) for text in reply.fields["warnings"])
-        return JobResult(reply.images, {"queue": queue_s, **stages}, warnings, attempts)
-    return decode_failure(reply.fields)
+    return decode_result(reply, queue_s, attempts) if reply.kind == "result" else decode_failure(reply.fields)

@@ -15,15 +15,26 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
 import torch
 
+from models.catalogue import use_directory
 from pipelines.assembly.frame import Group
 from pipelines.image_group import ImageGroup
 from pipelines.mrd import Image
-from server.execution.encoding import JOB_HEAD, PIXEL_TYPES, Buffers, Reply, SlotViews, decode_job, encode_reply
+from server.execution.encoding import (
+    JOB_HEAD,
+    PIXEL_TYPES,
+    Buffers,
+    Reply,
+    SlotViews,
+    decode_job,
+    encode_reply,
+    result_reply,
+)
 from server.execution.executor import Job, JobResult
 from server.execution.failure import encode_failure
 from server.execution.warm_up import tiny_work
@@ -49,6 +60,11 @@ class Output(Protocol):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences for the scanner."""
+        ...
+
+    @property
+    def outside_domain(self) -> tuple[str, ...]:
+        """Why the result lies outside the domain of its model; empty where it does not."""
         ...
 
 
@@ -78,6 +94,11 @@ def limit_threads(n_threads: int) -> None:
         torch.set_num_threads(n_threads)
 
 
+def add_models(directory: str) -> None:
+    """Let pipelines of this process find models in a directory of the user's own; empty for none."""
+    use_directory(Path(directory) if directory else None)
+
+
 @dataclass(slots=True)
 class Runner:
     """Runs jobs on one device, with the pipelines it has loaded so far.
@@ -99,7 +120,8 @@ class Runner:
         torch.manual_seed(0)  # a job's result does not depend on the jobs before it, nor on the worker
         output = pipeline(job.group, job.provenance)
         stages_s = {name: float(seconds) for name, seconds in output.stages_s.items()}
-        return JobResult(tuple(map(_own, output.images)), stages_s, tuple(output.warnings))
+        images = tuple(map(_own, output.images))
+        return JobResult(images, stages_s, tuple(output.warnings), outside_domain=tuple(output.outside_domain))
 
     def warm(self, name: str, parameters: Mapping[str, object]) -> None:
         """Load a pipeline and run it on a small phantom, so that the first scan pays for neither."""
@@ -124,6 +146,7 @@ def serve(connection: socket.socket, memory_fd: int, settings: WorkerSettings, i
     if settings.memory_bytes:
         resource.setrlimit(resource.RLIMIT_DATA, (settings.memory_bytes, settings.memory_bytes))
     limit_threads(settings.threads)
+    add_models(settings.models_directory)
     runner = Runner(device_name(settings.device, index, n_devices), settings.pipeline)
     _send(connection, encode_reply(Reply("ready", {"problems": warm_up(runner, settings.warm)})))
     views = SlotViews(memory_fd)
@@ -156,8 +179,7 @@ def warm_up(runner: Runner, wanted: Iterable[tuple[str, Mapping[str, object]]]) 
 def _answer(runner: Runner, views: SlotViews, text: memoryview, buffers: list[bytearray]) -> Reply:
     try:
         job = decode_job(text, buffers, views)
-        result = runner.run(job)
-        return Reply("result", {"stages_s": result.stages_s, "warnings": result.warnings}, result.images)
+        return result_reply(runner.run(job))
     except Exception as error:  # noqa: BLE001  whatever it is, the front process hears of it
         if is_device_lost(error):
             return Reply("dying", {"reason": "cuda_error"})

@@ -22,6 +22,7 @@ class WorkerSettings:
         preload: modules to import once, before workers are forked.
         warm: pipelines with parameters to load and run once before the first job.
         memory_bytes: most private memory of a worker, 0 for no limit.
+        models_directory: directory of models of the user's own; empty for none.
     """
 
     device: str = "cpu"
@@ -30,3 +31,4 @@ class WorkerSettings:
     preload: tuple[str, ...] = ()
     warm: tuple[tuple[str, Mapping[str, object]], ...] = ()
     memory_bytes: int = 0
+    models_directory: str = ""

@@ -34,6 +34,7 @@ class FakeOutput:
     images: tuple[Image, ...]
     stages_s: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    outside_domain: tuple[str, ...] = ()
 
 
 class FakePipeline:
