@@ -151,6 +151,16 @@ class EnergyModel(nn.Module):
             return energy
 
 
+def make_energy(**configuration: int | float) -> EnergyModel:
+    """A network of a card's configuration, weights not loaded.
+
+    Raises:
+        TypeError: an argument is unknown.
+        ValueError: a size makes no network.
+    """
+    return EnergyModel(EnergyConfiguration(**configuration))  # type: ignore[arg-type]  # checked there
+
+
 def reference_magnitude(magnitude: Float32[Tensor, "items *shape"]) -> Float32[Tensor, "items"]:
     """What a magnitude image is divided by before the energy sees it; 1 for an image of zeros.
 

@@ -1,0 +1,118 @@
+"""Image and coil maps together: the objective of `joint_ipalm` as two blocks for `pipelines.solvers.ipalm`.
+
+    D(S_c u / n) + w R(u) + I(u >= 0) + mu F(S),        n = root of the sum over coils of |S_c|^2
+
+u is the magnitude that a root sum of squares of the coil images would have; the maps S carry the phase of the image.
+Dividing by n makes D blind to the length of S at a pixel, so that all brightness is u's:
+
+    D's gradient by u   = sum_c Re(conj(S_c / n) g_c),
+    D's gradient by S_c = (u / n) (g_c - (S_c / n) sum_j Re(conj(S_j / n) g_j)),
+
+g the gradient of D by the coil images. F is the smoothness of the maps (`pipelines.operators.sine`), which alone would
+shrink them: only their direction at each pixel is meant, so the caller may bring n back to 1 between runs.
+
+Reference: Zach, Knoll, Pock 2023, doi 10.1109/TMI.2023.3288631.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Complex64, Float32, Float64
+from torch import Tensor
+
+from pipelines.operators import sine
+from pipelines.operators.plane_data import DataTerm
+
+SMALLEST_LENGTH = 1e-6
+"""Of the maps at a pixel; shorter ones count as that."""
+
+Prior = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""R and its gradient at images `(items, y, x)`: values `(items,)` in float64."""
+
+
+class JointProblem:
+    """The objective; see `pipelines.solvers.ipalm.TwoBlockProblem` for what each method is.
+
+    Args:
+        data: D.
+        prior: R and its gradient.
+        prior_value: R alone, for less work.
+        prior_weight: w.
+        smoothness: mu.
+    """
+
+    def __init__(
+        self,
+        data: DataTerm,
+        prior: Prior,
+        prior_value: Callable[[Tensor], Tensor],
+        prior_weight: float,
+        smoothness: float,
+    ) -> None:
+        self._data = data
+        self._prior = prior
+        self._prior_value = prior_value
+        self._prior_weight = prior_weight
+        self._smoothness = smoothness
+
+    def value(self, u: Float32[Tensor, "items y x"], v: Complex64[Tensor, "items coils y x"], /) -> Tensor:
+        """D."""
+        return self._data.value(unit_maps(v) * u[:, None])
+
+    def gradient_u(self, u: Tensor, v: Tensor, /) -> tuple[Float64[Tensor, "items"], Float32[Tensor, "items y x"]]:
+        """D and its gradient by the image."""
+        unit = unit_maps(v)
+        value, gradient = self._data.value_and_gradient(unit * u[:, None])
+        return value, along(unit, gradient)
+
+    def gradient_v(
+        self, u: Tensor, v: Tensor, /
+    ) -> tuple[Float64[Tensor, "items"], Complex64[Tensor, "items coils y x"]]:
+        """D and its gradient by the maps."""
+        length = lengths(v)
+        unit = v / length[:, None]
+        value, gradient = self._data.value_and_gradient(unit * u[:, None])
+        gradient -= unit * along(unit, gradient)[:, None]
+        return value, gradient.mul_((u / length)[:, None])
+
+    def regulariser(self, u: Tensor, /) -> Float64[Tensor, "items"]:
+        """w R."""
+        return self._prior_weight * self._prior_value(u)
+
+    def regulariser_gradient(self, u: Tensor, /) -> tuple[Float64[Tensor, "items"], Tensor]:
+        """w R and its gradient."""
+        value, gradient = self._prior(u)
+        return self._prior_weight * value, self._prior_weight * gradient
+
+    def penalty_u(self, u: Tensor, /) -> Float64[Tensor, "items"]:
+        """0: the constraint holds after each step."""
+        return torch.zeros(u.shape[0], dtype=torch.float64, device=u.device)
+
+    def penalty_v(self, v: Tensor, /) -> Float64[Tensor, "items"]:
+        """mu F."""
+        return self._smoothness * sine.energy(v)
+
+    def prox_u(self, point: Tensor, step: Tensor, /) -> Tensor:
+        """Nearest image that is not negative."""
+        return point.clamp(min=0)
+
+    def prox_v(self, point: Tensor, step: Tensor, /) -> Tensor:
+        """Smoothed maps."""
+        return sine.proximal(point, step * self._smoothness)
+
+
+def lengths(maps: Complex64[Tensor, "items coils y x"]) -> Float32[Tensor, "items y x"]:
+    """n: root sum of squares over coils, at least `SMALLEST_LENGTH`."""
+    return torch.view_as_real(maps).square().sum((1, -1)).sqrt().clamp(min=SMALLEST_LENGTH)
+
+
+def unit_maps(maps: Complex64[Tensor, "items coils y x"]) -> Complex64[Tensor, "items coils y x"]:
+    """Maps of length 1 at each pixel; zero ones stay zero."""
+    return maps / lengths(maps)[:, None]
+
+
+def along(unit: Tensor, coils: Tensor) -> Float32[Tensor, "items y x"]:
+    """`sum_c Re(conj(unit_c) coils_c)`."""
+    return (torch.view_as_real(unit) * torch.view_as_real(coils)).sum((1, -1))
