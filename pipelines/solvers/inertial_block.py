@@ -19,11 +19,11 @@ MOST_GROWTH = 10.0
 """At most by this: the curvature met on a step that is far too long says little about that on a shorter one."""
 SHRINKAGE = 1.5
 MARGIN = 1.1
-MEMORY = 0.9
-"""Curvature met earlier fades by this a step. Four convex problems, 300 steps: 0.14 to 0.25 refusals a step, the same
-progress as with 0 (the last step alone counts: 0.3 to 0.44) and more than with 0.98 or 1 (0.03 to 0.16).
-"""
 """Over the curvature just met: the next step's may be a little larger."""
+MEMORY = 0.9
+"""Curvature met earlier fades by this a step. Four convex problems, 300 steps: 0.14 to 0.25 refusals a step and the same
+progress as with 0 (only the last step counts: 0.3 to 0.44 refusals); 0.98 or 1 (0.03 to 0.16) make slower progress.
+"""
 
 
 class Block:
@@ -82,9 +82,7 @@ class Block:
         at_bar, gradient = gradient_at(bar)
         chosen, values, waiting = self.point, parts, active
         curvature = torch.zeros_like(at_bar)
-        # Where rounding hides the curvature every step is accepted, which tells nothing about the constant. Before
-        # the constant was ever as small as the curvature, a step may be that short because the constant is too large.
-        informed = ~self._fitted
+        informed = torch.zeros_like(active)
         for attempt in range(self._tries):
             step = 1 / self.constant
             candidate = proximal(bar - spread(step, bar) * gradient, step.to(bar.dtype.to_real()))
@@ -97,8 +95,9 @@ class Block:
             # A value that is not a number compares as False: the step is refused.
             fits = waiting & (above <= self.constant / 2 * length + slack)
             met = 2 * above / length.clamp_min(torch.finfo(torch.float64).tiny)
-            curvature = torch.where(fits, met, curvature)
-            informed = informed | (fits & (self.constant / 2 * length > slack))
+            # A step so short that rounding hides its curvature is accepted whatever the constant.
+            told = fits & (self.constant / 2 * length > slack)
+            curvature, informed = torch.where(told, met, curvature), informed | told
             chosen = candidate if bool(fits.all()) else torch.where(spread(fits, bar), candidate, chosen)
             values = torch.where(fits, candidate_values, values)
             waiting = waiting & ~fits
@@ -110,16 +109,23 @@ class Block:
                 self.constant = torch.where(waiting, self.constant * growth, self.constant)
         fits = active & ~waiting
         self._shrink(fits, curvature, informed)
-        return self._take(chosen, values, penalty(chosen), parts, penalty_now, fits, active)
+        now = self._take(chosen, values, penalty(chosen), parts, penalty_now, fits, active)
+        # A constant below the curvature that rounding hides lets the inertia build up an oscillation.
+        hidden = active & ~self._moved & (inertia > 0) & ~informed
+        self.constant = torch.where(hidden, self.constant * GROWTH, self.constant)
+        return now
 
     def _shrink(self, fits: Tensor, curvature: Tensor, informed: Tensor) -> None:
-        """Lower the constants of accepted steps, towards the curvature they met."""
+        """Lower the constants of accepted steps, towards the curvature they met.
+
+        A step that tells nothing of the curvature leaves the constant, unless the constant was never as small as the
+        curvature: then the step may be that short because the constant is too large.
+        """
         self.tried = self.constant
-        least = torch.where(fits, torch.maximum(MARGIN * curvature, MEMORY * self._least), self._least)
-        self._least = least
-        self._fitted = self._fitted | (fits & (least >= self.constant / SHRINKAGE))
-        shrunk = torch.minimum(self.constant, torch.maximum(self.constant / SHRINKAGE, least))
-        self.constant = torch.where(fits & informed, shrunk, self.constant)
+        self._least = torch.where(informed, torch.maximum(MARGIN * curvature, MEMORY * self._least), self._least)
+        shrunk = torch.minimum(self.constant, torch.maximum(self.constant / SHRINKAGE, self._least))
+        self.constant = torch.where(fits & (informed | ~self._fitted), shrunk, self.constant)
+        self._fitted = self._fitted | (informed & (self._least >= self.tried / SHRINKAGE))
 
     def _take(
         self,

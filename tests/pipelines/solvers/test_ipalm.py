@@ -333,6 +333,17 @@ def test_limit_of_iterations_holds():
     assert result.stopped_by == (StoppedBy.ITERATIONS,)
 
 
+def test_values_that_are_rounded_neither_keep_an_item_from_stopping_nor_let_its_constant_run_away():
+    # At 1e5 single precision resolves 0.008, which hides the last part of the way.
+    curvature = torch.linspace(1, 50, 20)[None]
+    problem = Problem(lambda u, _: (1e5 + half_square(curvature.sqrt() * (u - 1))).float().double())
+    result = ipalm(problem, torch.zeros(1, 20), torch.zeros(1, 1), iterations=400, tolerance=1e-3, fix_v=True)
+    assert result.stopped_by == (StoppedBy.TOLERANCE,)
+    assert float(half_square(curvature.sqrt() * (result.u - 1))) < 1
+    assert 1 < float(result.next_constants[0]) < 500
+    assert objective_is_monotone(result, 16 * torch.finfo(torch.float32).eps)
+
+
 def test_gradient_of_the_wrong_sign_is_reported_as_stalled():
     class Wrong(Problem):
         def gradient_u(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
