@@ -20,6 +20,7 @@ from torch import Tensor
 from pipelines.assembly.frame import Group
 from pipelines.emission import Emission, emit, parameters_digest
 from pipelines.errors import ReconstructionError
+from pipelines.extras import place_extras
 from pipelines.mrd import Image
 from pipelines.preprocess.nonuniform import prepare_nonuniform
 from pipelines.preprocess.preparation import prepare
@@ -33,7 +34,8 @@ class PipelineOutput:
     """What came of a group.
 
     Attributes:
-        images: of each frame the parts asked for (magnitude), then the uncertainty; float32 or complex64.
+        images: of each frame the parts asked for (magnitude), then the uncertainty, then extra series; float32 or
+            complex64.
         stages_s: seconds by stage: `noise` (the whole preparation), `csm`, `recon`, `uncertainty`, `post`.
         warnings: sentences for the scanner, without patient data.
     """
@@ -85,9 +87,9 @@ class Pipeline:
             raise ReconstructionError(message) from error
         reconstructed_at = time.perf_counter()
         encoding = group.scan.encodings[group.key.encoding]
-        image, deviation = to_recon_grid(
-            result.image, result.deviation, encoding, is_in_view=group.trajectory is not None
-        )
+        is_in_view = group.trajectory is not None
+        image, deviation = to_recon_grid(result.image, result.deviation, encoding, is_in_view=is_in_view)
+        placed = place_extras(result, encoding, preparation.signal_scale, is_in_view=is_in_view)
         scale = preparation.signal_scale[:, None, None, None]
         emission = Emission(
             kind=result.kind.value,
@@ -100,7 +102,11 @@ class Pipeline:
             parts=self._parameters.parts,
         )
         images, warnings = emit(
-            group, self._finite(image * scale, "image"), self._finite(deviation * scale, "uncertainty"), emission
+            group,
+            self._finite(image * scale, "image"),
+            self._finite(deviation * scale, "uncertainty"),
+            emission,
+            placed.extras,
         )
         stages_s = {
             "noise": prepared_at - started,
@@ -108,7 +114,9 @@ class Pipeline:
             "post": time.perf_counter() - reconstructed_at,
         }
         return PipelineOutput(
-            images, stages_s, tuple(dict.fromkeys([*preparation.warnings, *result.warnings, *warnings]))
+            images,
+            stages_s,
+            tuple(dict.fromkeys([*preparation.warnings, *result.warnings, *placed.warnings, *warnings])),
         )
 
     def _finite(self, values: Tensor, what: str) -> NDArray[Any]:
