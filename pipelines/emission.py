@@ -3,9 +3,9 @@
 Two series come out of every reconstruction: `MAGNITUDE_SERIES` and, with the same geometry and the same units,
 `UNCERTAINTY_SERIES` (standard deviation of the magnitude); each further encoding space has two of its own, because a
 series has one matrix size. Who asks for it gets phase, real and imaginary part or the complex image as series of their
-own (`pipelines.parts`), or instead of the magnitude. The parts of the image come first, the uncertainty last: hosts
-show originals before what was derived from them. Pixels are float32 (complex64); `pipelines.scaling` makes integers of
-them for scanners that want those.
+own (`pipelines.parts`), or instead of the magnitude. The parts of the image come first, then the uncertainty, then what
+was made for research (`pipelines.extra_series`): hosts show originals before what was derived from them. Pixels are
+float32 (complex64); `pipelines.scaling` makes integers of them for scanners that want those.
 
 Header fields and meta names: what MRD, Gadgetron and FIRE consumers rely on (MRD specification, "Image"; DICOM
 correspondences in the names). Nothing that identifies a patient is written: no ids, no names, no dates; the protocol
@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from math import prod
 from typing import Final
 
 import numpy as np
@@ -29,27 +28,15 @@ from pydantic import BaseModel
 
 from pipelines.assembly.frame import Group, NoiseSource
 from pipelines.domain import domain_comment
-from pipelines.mrd import IMAGE_HEADER, TICK_S, Image, Meta
+from pipelines.extra_series import Extra, extra_images
+from pipelines.image_header import image_header, image_index, images_before
+from pipelines.mrd import TICK_S, Image, Meta
 from pipelines.parts import Part
 from pipelines.scaling import window
-from pipelines.scan_header import Encoding
 
 MAGNITUDE_SERIES: Final = 1
 UNCERTAINTY_SERIES: Final = 2
 _SERIES_PER_SPACE: Final = 2
-_INDEX_COUNTERS: Final = ("slice", "contrast", "phase", "set", "repetition")
-_LAST_INDEX: Final = 65535
-_COPIED: Final = (
-    "measurement_uid",
-    "position",
-    "patient_table_position",
-    "acquisition_time_stamp",
-    "physiology_time_stamp",
-    "user_int",
-    "user_float",
-)
-_SEQUENCE_FLAGS: Final = sum(1 << (flag - 1) for flag in range(1, 19)) | 1 << 24
-"""FIRST_IN_* and LAST_IN_* of every counter, and LAST_IN_MEASUREMENT: the flags that make sense on an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +65,20 @@ class Emission:
 
 
 def emit(
-    group: Group, image: NDArray[np.complex64], deviation: NDArray[np.float32], emission: Emission
+    group: Group,
+    image: NDArray[np.complex64],
+    deviation: NDArray[np.float32],
+    emission: Emission,
+    extras: Sequence[Extra] = (),
 ) -> tuple[tuple[Image, ...], list[str]]:
-    """Images of a group, for each frame the parts asked for and then the uncertainty, and warnings.
+    """Images of a group, for each frame the parts asked for, then the uncertainty, then extra series; and warnings.
 
     Args:
         group: the group they were reconstructed from.
         image: `(frames, z, y, x)` on the grid of the recon space.
         deviation: standard deviation of the magnitude of `image`, same shape and units.
         emission: kind, calibration, provenance, parts.
+        extras: further series with as many frames, on the same grid.
     """
     warnings: list[str] = []
     images: list[Image] = []
@@ -97,8 +89,8 @@ def emit(
         )
     encoding = group.scan.encodings[group.key.encoding]
     for frame, acquisition in enumerate(group.headers):
-        header = _header(acquisition, encoding, image.shape[1:], warnings)
-        first = _images_before(group.scan.encodings[: group.key.encoding])
+        header = image_header(acquisition, encoding, image.shape[1:], warnings)
+        first = images_before(group.scan.encodings[: group.key.encoding])
         header["image_index"] = image_index(acquisition, encoding, warnings, first=first)
         common = _common_meta(group, acquisition, emission)
         for part in emission.parts:
@@ -109,6 +101,9 @@ def emit(
             images.append(_image(header, MAGNITUDE_SERIES + part.series_offset, group, part, pixels, meta))
         meta = {**common, **_uncertainty_meta(group, emission)}
         images.append(_image(header, UNCERTAINTY_SERIES, group, Part.MAGNITUDE, deviation[frame], meta))
+        for extra in extras:
+            meta = {**common, **_extra_meta(group, emission, extra)}
+            images.extend(extra_images(extra, frame, header, _series(MAGNITUDE_SERIES, group), meta, warnings))
     return tuple(images), list(dict.fromkeys(warnings))
 
 
@@ -116,72 +111,18 @@ def _image(
     header: NDArray[np.void], series: int, group: Group, part: Part, pixels: NDArray[np.generic], meta: Meta
 ) -> Image:
     own = header.copy()
-    own["image_series_index"] = series + _SERIES_PER_SPACE * group.key.encoding
+    own["image_series_index"] = _series(series, group)
     own["image_type"], own["data_type"] = part.image_type, part.data_type
     return Image(own, np.ascontiguousarray(pixels[None], part.data_type.dtype), meta)
 
 
-def _images_before(encodings: Sequence[Encoding]) -> int:
-    """Images that these encoding spaces promise: the next space numbers its own after them."""
-    return sum(
-        prod(encoding.limits[name].maximum + 1 for name in _INDEX_COUNTERS if name in encoding.limits)
-        for encoding in encodings
-    )
-
-
-def image_index(acquisition: NDArray[np.void], encoding: Encoding, warnings: list[str], *, first: int = 0) -> int:
-    """Number of an image within its series, from 1: mixed radix over slice, contrast, phase, set and repetition.
-
-    The same rule as Gadgetron's (ImageArraySendMixin), without channel and average. Repetition is the most
-    significant digit, so that a scan that goes on longer than its header says still numbers its images uniquely.
-    Numbers beyond 16 bits start again at 1. `first` is the number of images before those of this encoding space.
-    """
-    number, radix = first, 1
-    for name in _INDEX_COUNTERS:
-        value = int(acquisition["idx"][name])
-        limit = encoding.limits.get(name)
-        size = limit.maximum + 1 if limit else 1
-        if value >= size and name != "repetition":
-            warnings.append(
-                f"Counter {name} is {value} but its limit in the header is {size - 1}: image numbers may repeat."
-            )
-        number += value * radix
-        radix *= size
-    if number >= _LAST_INDEX:
-        warnings.append("The scan has more than 65535 images; their numbers start again at 1.")
-    return number % _LAST_INDEX + 1
-
-
-def _header(
-    acquisition: NDArray[np.void], encoding: Encoding, shape: tuple[int, ...], warnings: list[str]
-) -> NDArray[np.void]:
-    """Image header from the header of the readout at the centre of k-space."""
-    header: NDArray[np.void] = np.zeros((), IMAGE_HEADER)
-    header["version"] = 1
-    header["flags"] = int(acquisition["flags"]) & _SEQUENCE_FLAGS
-    header["matrix_size"] = shape[::-1]
-    header["field_of_view"] = encoding.recon.field_of_view_mm
-    header["channels"] = 1
-    for name in _COPIED:
-        header[name] = acquisition[name]
-    for name in ("position", "patient_table_position"):
-        if not np.isfinite(acquisition[name]).all():
-            header[name] = 0
-            warnings.append(
-                f"The {name} of readouts is not finite; the origin of the patient coordinate system is used."
-            )
-    for name in ("average", "slice", "contrast", "phase", "repetition", "set"):
-        header[name] = acquisition["idx"][name]
-    for axis, name in enumerate(("read_dir", "phase_dir", "slice_dir")):
-        header[name] = acquisition[name]
-        if not 0 < float(np.linalg.norm(acquisition[name])) < np.inf:
-            header[name] = np.eye(3, dtype=np.float32)[axis]
-            warnings.append(f"Readouts have no {name}; the axis of the patient coordinate system is used.")
-    return header
+def _series(number: int, group: Group) -> int:
+    """Series number in the group's encoding space of what has this number in the first one."""
+    return number + _SERIES_PER_SPACE * group.key.encoding
 
 
 def _common_meta(group: Group, acquisition: NDArray[np.void], emission: Emission) -> Meta:
-    """Attributes that both series share."""
+    """Attributes that all series share."""
     details = {
         "ReconCompletion": group.completion.value,
         "ReconNoise": emission.noise.value,
@@ -264,6 +205,15 @@ def _uncertainty_meta(group: Group, emission: Emission) -> Meta:
         "ReconUncertaintyUnit": ["magnitude"],
         "ReconUncertaintyCalibration": [emission.calibration],
         **_description(group, "echotrain_std"),
+    }
+
+
+def _extra_meta(group: Group, emission: Emission, extra: Extra) -> Meta:
+    """Names of an extra series; what its pixels hold is said by `extra_images`."""
+    return {
+        "ImageProcessingHistory": ["ECHOTRAIN", emission.pipeline.upper(), extra.name.upper()],
+        "SequenceDescriptionAdditional": [f"echotrain_{emission.pipeline}_{extra.name}"],
+        **_description(group, f"echotrain_{extra.name}"),
     }
 
 

@@ -22,6 +22,7 @@ from pipelines.assembly.frame import Group
 from pipelines.domain import domain_comment, reasons_outside
 from pipelines.emission import Emission, emit, parameters_digest
 from pipelines.errors import ModelUnavailableError, ReconstructionError
+from pipelines.extras import place_extras
 from pipelines.mrd import Image
 from pipelines.preprocess.nonuniform import prepare_nonuniform
 from pipelines.preprocess.preparation import prepare
@@ -35,7 +36,8 @@ class PipelineOutput:
     """What came of a group.
 
     Attributes:
-        images: of each frame the parts asked for (magnitude), then the uncertainty; float32 or complex64.
+        images: of each frame the parts asked for (magnitude), then the uncertainty, then extra series; float32 or
+            complex64.
         stages_s: seconds by stage: `noise` (the whole preparation), `csm`, `recon`, `uncertainty`, `post`.
         warnings: sentences for the scanner, without patient data.
         outside_domain: why a result lies outside the domain of its model (`pipelines.domain`); empty where none does.
@@ -93,9 +95,9 @@ class Pipeline:
             raise ModelUnavailableError(f"pipeline {self._name!r}: {error}") from error
         reconstructed_at = time.perf_counter()
         encoding = group.scan.encodings[group.key.encoding]
-        image, deviation = to_recon_grid(
-            result.image, result.deviation, encoding, is_in_view=group.trajectory is not None
-        )
+        is_in_view = group.trajectory is not None
+        image, deviation = to_recon_grid(result.image, result.deviation, encoding, is_in_view=is_in_view)
+        placed = place_extras(result, encoding, preparation.signal_scale, is_in_view=is_in_view)
         scale = preparation.signal_scale[:, None, None, None]
         emission = Emission(
             kind=result.kind.value,
@@ -108,7 +110,11 @@ class Pipeline:
             parts=self._parameters.parts,
         )
         images, warnings = emit(
-            group, self._finite(image * scale, "image"), self._finite(deviation * scale, "uncertainty"), emission
+            group,
+            self._finite(image * scale, "image"),
+            self._finite(deviation * scale, "uncertainty"),
+            emission,
+            placed.extras,
         )
         stages_s = {
             "noise": prepared_at - started,
@@ -116,7 +122,13 @@ class Pipeline:
             "post": time.perf_counter() - reconstructed_at,
         }
         comment = domain_comment(result.details)
-        said = [*preparation.warnings, *result.warnings, *([f"Images are {comment}."] if comment else []), *warnings]
+        said = [
+            *preparation.warnings,
+            *result.warnings,
+            *placed.warnings,
+            *([f"Images are {comment}."] if comment else []),
+            *warnings,
+        ]
         return PipelineOutput(images, stages_s, tuple(dict.fromkeys(said)), reasons_outside(result.details))
 
     def _finite(self, values: Tensor, what: str) -> NDArray[Any]:

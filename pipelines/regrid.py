@@ -44,20 +44,66 @@ def to_recon_grid(
     Raises:
         BudgetError: the recon matrix is too large.
     """
+    for axis, kept, size in zip((1, 2, 3), *_plan(image, encoding, is_in_view=is_in_view), strict=True):
+        image, deviation = _centre(image, axis, kept), _centre(deviation, axis, kept)
+        n = image.shape[axis]
+        image, deviation = _resize(image, axis, size), _resize_linearly(deviation, axis, size)
+        deviation = deviation * sqrt(min(1.0, size / n))
+    return image, deviation
+
+
+def to_recon_grid_alone(
+    images: Complex64[Tensor, "items z y x"] | Float32[Tensor, "items z y x"],
+    encoding: Encoding,
+    *,
+    is_in_view: bool,
+    is_linear: bool,
+) -> Complex64[Tensor, "items rz ry rx"] | Float32[Tensor, "items rz ry rx"]:
+    """Images that have no deviation on the grid of the recon space, in the type they came in.
+
+    Args:
+        images: as for `to_recon_grid`.
+        encoding: encoded and recon space.
+        is_in_view: as for `to_recon_grid`.
+        is_linear: interpolate linearly, which keeps the range of values; else as images are interpolated. Real images
+            without negative values are then as the magnitude of the same image would be.
+
+    Raises:
+        BudgetError: the recon matrix is too large.
+    """
+    result = images if is_linear else images.to(torch.complex64)
+    for axis, kept, size in zip((1, 2, 3), *_plan(images, encoding, is_in_view=is_in_view), strict=True):
+        result = _centre(result, axis, kept)
+        result = _resize_linearly(result, axis, size) if is_linear else _resize(result, axis, size)
+    if is_linear or images.is_complex():
+        return result
+    return result.abs() if bool((images >= 0).all()) else result.real.contiguous()
+
+
+def recon_matrix(shape: tuple[int, ...], encoding: Encoding, *, is_in_view: bool) -> tuple[int, ...]:
+    """Matrix (z, y, x) of the recon space for an image of this shape (z, y, x).
+
+    Raises:
+        BudgetError: it is too large.
+    """
     x, y, z = encoding.recon.matrix
-    target = (z if image.shape[1] > 1 else 1, y if image.shape[2] > 1 else 1, x if image.shape[3] > 1 else 1)
-    in_view = tuple(
-        image.shape[axis] if is_in_view else _length_in_view(image.shape[axis], 3 - axis, encoding)
-        for axis in (1, 2, 3)
-    )
+    target = tuple(size if n > 1 else 1 for n, size in zip(shape, (z, y, x), strict=True))
+    in_view = _view(shape, encoding, is_in_view=is_in_view)
     if prod(max(sizes) for sizes in zip(target, in_view, strict=True)) > MOST_PIXELS:
         raise BudgetError(
             f"the recon matrix {x} x {y} x {z} with its field of view needs an image of more than {MOST_PIXELS} pixels"
         )
-    for axis, kept, size in zip((1, 2, 3), in_view, target, strict=True):
-        image, deviation = _centre(image, axis, kept), _centre(deviation, axis, kept)
-        image, deviation = _resize(image, deviation, axis, size)
-    return image, deviation
+    return target
+
+
+def _plan(images: Tensor, encoding: Encoding, *, is_in_view: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """For each of z, y, x: the length to cut to or fill up to, then the length to interpolate to."""
+    shape = tuple(images.shape[1:])
+    return _view(shape, encoding, is_in_view=is_in_view), recon_matrix(shape, encoding, is_in_view=is_in_view)
+
+
+def _view(shape: tuple[int, ...], encoding: Encoding, *, is_in_view: bool) -> tuple[int, ...]:
+    return shape if is_in_view else tuple(_length_in_view(n, 2 - axis, encoding) for axis, n in enumerate(shape))
 
 
 def _length_in_view(n: int, axis: int, encoding: Encoding) -> int:
@@ -83,15 +129,21 @@ def _centre(values: Tensor, axis: int, size: int) -> Tensor:
     return padded
 
 
-def _resize(image: Tensor, deviation: Tensor, axis: int, size: int) -> tuple[Tensor, Tensor]:
-    """Interpolate along one axis to `size` pixels of the same field of view."""
-    n = image.shape[axis]
+def _resize(images: Tensor, axis: int, size: int) -> Tensor:
+    """Interpolate complex images along one axis to `size` pixels of the same field of view, through k-space."""
+    n = images.shape[axis]
     if n == size:
-        return image, deviation
-    resized = to_image(_centre(to_kspace(image, (axis,)), axis, size), (axis,)) * sqrt(size / n)
-    position = ((torch.arange(size, device=image.device) - size // 2) * (n / size) + n // 2).clamp(0, n - 1)
+        return images
+    return to_image(_centre(to_kspace(images, (axis,)), axis, size), (axis,)) * sqrt(size / n)
+
+
+def _resize_linearly(values: Tensor, axis: int, size: int) -> Tensor:
+    """The same linearly, which makes no values beyond the range of those around."""
+    n = values.shape[axis]
+    if n == size:
+        return values
+    position = ((torch.arange(size, device=values.device) - size // 2) * (n / size) + n // 2).clamp(0, n - 1)
     lower = position.long().clamp(max=max(0, n - 2))
     part = (position - lower).reshape([-1 if a == axis else 1 for a in range(4)])
     upper = (lower + 1).clamp(max=n - 1)
-    interpolated = deviation.index_select(axis, lower) * (1 - part) + deviation.index_select(axis, upper) * part
-    return resized, interpolated * sqrt(min(1.0, size / n))
+    return values.index_select(axis, lower) * (1 - part) + values.index_select(axis, upper) * part

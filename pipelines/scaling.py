@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import ReconstructionError
+from pipelines.extra_series import META, is_extra
 from pipelines.mrd import Image, ImageDataType, ImageType, Meta
 
 _SMALLEST_WINDOW: Final = 32
@@ -39,7 +40,8 @@ class SeriesScaler:
     Every image tells its scale: `GADGETRON_ScaleRatio` is stored over original units, and `RescaleSlope` and
     `RescaleIntercept` bring stored values back. The uncertainty stays float32 and is multiplied by the scale of the
     magnitude series, so that both are in the same stored units and a stored deviation can be read against a stored
-    magnitude without arithmetic; a complex image likewise stays complex64.
+    magnitude without arithmetic; a complex image likewise stays complex64. Extra series (`pipelines.extra_series`) are
+    treated in the same way where they have the units of the image, and pass unchanged where not.
 
     Args:
         bits: bits stored a pixel, 12 where the scan header does not say (`ScanHeader.bits_stored`), as FIRE does.
@@ -70,9 +72,12 @@ class SeriesScaler:
             raise ReconstructionError("an image holds values that are not finite and cannot be scaled")
         header = image.header.copy()
         meta = {name: values for name, values in image.meta.items() if name not in {"WindowCenter", "WindowWidth"}}
+        if is_extra(image) and image.meta[f"{META}Unit"] != ["magnitude"]:
+            return image
         if int(header["image_type"]) == ImageType.PHASE:
             return self._phase(image, header, meta)
         is_uncertainty = "ReconUncertaintyKind" in image.meta
+        is_float = is_uncertainty or is_extra(image)
         if self._scale is None:
             self._choose(image, is_uncertainty=is_uncertainty)
         scale = 1.0 if self._scale is None else self._scale  # every image so far is zero, whatever it is multiplied by
@@ -80,8 +85,8 @@ class SeriesScaler:
         with np.errstate(over="ignore"):  # what no float32 can hold counts as the largest: clipped below, still finite
             scaled: NDArray[Any] = np.ascontiguousarray(cast("NDArray[Any]", image.pixels) * np.float32(scale))
         largest = np.finfo(np.float32).max
-        if is_uncertainty:
-            stored: NDArray[np.generic] = np.minimum(scaled, largest, dtype=np.float32)
+        if is_float and scaled.dtype == np.float32:
+            stored: NDArray[np.generic] = np.clip(scaled, -largest, largest, dtype=np.float32)
         elif int(header["image_type"]) == ImageType.COMPLEX:
             stored = np.clip(scaled.view(np.float32), -largest, largest, dtype=np.float32).view(np.complex64)
         else:

@@ -10,17 +10,18 @@ Exit statuses of every command: 0 done, 1 what was asked for did not succeed, 2 
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 from importlib import import_module
-from typing import Final
-
-import typer
+from typing import TYPE_CHECKING, Final
 
 from models.errors import ModelError
 from pipelines.errors import PipelineError
+from server import interrupts
 from server.errors import ServerError, SettingsError
+
+if TYPE_CHECKING:
+    import typer
 
 COMMANDS: Final = {
     "serve": "Run the server: raw data in over MRD, images with uncertainty out.",
@@ -39,19 +40,41 @@ COMMANDS: Final = {
 }
 """Name of each command and what it does, in the order of the help page."""
 
-app = typer.Typer(
-    name="echotrain",
-    help="MR reconstruction server: raw data in over MRD/Gadgetron, images with pixel-wise uncertainty out.\n\n"
-    "Example: echotrain serve --port 9002",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+
+def program() -> typer.Typer:
+    """The table of commands as a program; typer is imported here, so that `main` sees an interrupt of that."""
+    import typer
+
+    app = typer.Typer(
+        name="echotrain",
+        help="MR reconstruction server: raw data in over MRD/Gadgetron, images with pixel-wise uncertainty out.\n\n"
+        "Example: echotrain serve --port 9002",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    # Nothing is common to all commands yet; with this the program keeps its sub-commands even if there is only one.
+    app.callback()(_common)
+    for name, summary in COMMANDS.items():
+        _register(app, name, summary)
+    return app
 
 
-@app.callback()
-def common() -> None:
-    """Nothing is common to all commands yet; with this the program keeps its sub-commands even if there is only one."""
+def _common() -> None:
+    pass
+
+
+def _register(app: typer.Typer, name: str, summary: str) -> None:
+    import typer
+
+    def forward(context: typer.Context) -> None:
+        run_command(name, context.args)
+
+    # typer reads the annotation, and this module knows the name only while it is checked.
+    forward.__annotations__["context"] = typer.Context
+    # No help option here: `echotrain NAME --help` belongs to the command's own file.
+    forwarded = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": list[str]()}
+    app.command(name, help=summary, context_settings=forwarded)(forward)
 
 
 def run_command(name: str, arguments: list[str]) -> None:
@@ -60,7 +83,12 @@ def run_command(name: str, arguments: list[str]) -> None:
         # numpy makes its threads at import. In the front process they would only be in the way: summing a noise readout
         # of 64 coils took 0.4 ms with one thread, and 1 to 20 ms with two on a busy machine.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    module = import_module(f"server.commands.{name}")
+    with interrupts.interrupts_end_at_once():
+        import inspect
+
+        import typer
+
+        module = import_module(f"server.commands.{name}")
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     # In a raw docstring \b is two characters; click's mark for "keep these lines as they are" is the one it stands for.
     text = inspect.cleandoc(module.main.__doc__ or "").replace("\\b\n", "\b\n")
@@ -68,22 +96,11 @@ def run_command(name: str, arguments: list[str]) -> None:
     typer.main.get_command(command).main(args=arguments, prog_name=f"echotrain {name}", standalone_mode=True)
 
 
-def _register(name: str, summary: str) -> None:
-    def forward(context: typer.Context) -> None:
-        run_command(name, context.args)
-
-    # No help option here: `echotrain NAME --help` belongs to the command's own file.
-    forwarded = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": list[str]()}
-    app.command(name, help=summary, context_settings=forwarded)(forward)
-
-
-for _name, _summary in COMMANDS.items():
-    _register(_name, _summary)
-
-
 def main() -> None:
     """Run the command line; errors that were raised on purpose become one line and an exit status."""
     try:
+        with interrupts.interrupts_end_at_once():
+            app = program()
         app()
     except SettingsError as error:
         say(error.code, str(error), error.advice)
@@ -92,7 +109,7 @@ def main() -> None:
         say(error.code, str(error), error.advice)
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(interrupts.STATUS)
 
 
 def say(code: str, message: str, advice: str) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.extra_series import is_extra
 from pipelines.mrd import Image, ImageType
 from pipelines.quality import Agreement, compare
 from server.errors import FileError
@@ -61,10 +62,10 @@ def is_deviation(image: Image) -> bool:
 def pair_images(images: Sequence[Image]) -> list[Pair]:
     """Magnitude images with the uncertainty maps of the same slice and frame, in the order of slice and frame.
 
-    Complex images stand in where no magnitude came; phase, real and imaginary parts are not shown.
+    Complex images stand in where no magnitude came; phase, real and imaginary parts and extra series are not shown.
     """
     deviations = {key_of(image): image for image in images if is_deviation(image)}
-    others = [image for image in images if not is_deviation(image)]
+    others = [image for image in images if not is_deviation(image) and not is_extra(image)]
     magnitudes = [image for image in others if int(image.header["image_type"]) in (0, ImageType.MAGNITUDE)]
     magnitudes = magnitudes or [image for image in others if int(image.header["image_type"]) == ImageType.COMPLEX]
     return sorted((Pair(image, deviations.get(key_of(image))) for image in magnitudes), key=lambda pair: pair.key)

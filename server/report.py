@@ -8,6 +8,7 @@ from typing import Final
 
 from pipelines.domain import reason_of
 from pipelines.errors import HeaderError
+from pipelines.extra_series import is_extra
 from pipelines.gadgetron import Bucket, ImageArray, ReconData
 from pipelines.mrd import Acquisitions, Image, ImageType, Waveform
 from server.errors import ProtocolError
@@ -135,11 +136,10 @@ class Report:
     def note_image(self, image: Image, send_s: float) -> None:
         """An image was sent."""
         self.images += 1
-        kind = (
-            "uncertainty"
-            if "ReconUncertaintyKind" in image.meta
-            else _KINDS.get(int(image.header["image_type"]), "other")
-        )
+        if "ReconUncertaintyKind" in image.meta:
+            kind = "uncertainty"
+        else:
+            kind = "extra" if is_extra(image) else _KINDS.get(int(image.header["image_type"]), "other")
         self.metrics.stage_seconds.labels(self.label, "send").observe(send_s)
         self.metrics.sent_images.labels(self.label, kind).inc()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from jaxtyping import Bool, Complex64, Float32
 from torch import Tensor
@@ -64,6 +64,27 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class ExtraSeries:
+    """Further images for research: coil sensitivity maps, samples of the posterior. Sent after the uncertainty.
+
+    Attributes:
+        name: what they are, in lower-case letters, digits and underscores (`coil_maps`); `ReconExtra` in the meta and
+            the end of series descriptions.
+        images: `n` for each frame, on the grid of `Prepared`; the same `n` for every group of a scan.
+        comment: what a pixel holds, for the meta.
+        role: DataRole in the meta.
+        in_image_units: whether pixels are in the units of `Reconstructed.image`: they are then scaled and interpolated
+            like the image; others keep their values and are interpolated linearly.
+    """
+
+    name: str
+    images: Complex64[Tensor, "frames n z y x"] | Float32[Tensor, "frames n z y x"]
+    comment: str
+    role: Literal["Image", "Quantitative"] = "Quantitative"
+    in_image_units: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Reconstructed:
     """Images with their uncertainty.
 
@@ -75,6 +96,7 @@ class Reconstructed:
         details: numbers worth recording in the meta (iterations, residual), already as text.
         stages_s: seconds by stage name (`csm`, `recon`, `uncertainty`).
         warnings: sentences for the scanner.
+        extras: further series, when the parameters ask for them; at most `pipelines.extra_series.MOST_SERIES`.
     """
 
     image: Complex64[Tensor, "frames z y x"]
@@ -84,6 +106,7 @@ class Reconstructed:
     details: dict[str, str] = field(default_factory=dict[str, str])
     stages_s: dict[str, float] = field(default_factory=dict[str, float])
     warnings: tuple[str, ...] = ()
+    extras: tuple[ExtraSeries, ...] = ()
 
 
 class Reconstruction(Protocol):

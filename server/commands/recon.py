@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from server import config, logs
+from server import config, interrupts, logs
 from server.commands.serve import parse_values
 from server.config import Settings
 from server.delivery import parse_parameters
@@ -87,6 +87,9 @@ def _executor(settings: Settings, loop: asyncio.Runner) -> Generator[InlineExecu
     loop.run(executor.start())
     try:
         yield executor
+    except KeyboardInterrupt:
+        interrupts.end_at_once_from_now_on()  # the running reconstruction cannot be stopped, only left alone
+        raise
     finally:
         loop.run(executor.stop())
 

@@ -10,6 +10,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from pipelines.extra_series import is_extra
 from pipelines.mrd import Image
 from server.errors import FileError
 from server.gallery import Pair, is_deviation, key_of, pair_images, write_gallery
@@ -51,8 +52,9 @@ def main(
 
 
 def _reference_of(path: Path) -> dict[tuple[int, ...], NDArray[np.floating]]:
-    images = [image for series in read_images(path).values() for image in series if not is_deviation(image)]
-    return {key_of(image): np.abs(image.pixels[0]).astype(np.float32) for image in images}
+    images = [image for series in read_images(path).values() for image in series]
+    originals = [image for image in images if not is_deviation(image) and not is_extra(image)]
+    return {key_of(image): np.abs(image.pixels[0]).astype(np.float32) for image in originals}
 
 
 def _of_one_size(images: Sequence[Image]) -> list[Pair]:

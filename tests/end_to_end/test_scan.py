@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -193,8 +194,11 @@ def test_a_server_that_is_told_to_stop_finishes_the_running_scan(start_server: A
     server = start_server("pipelines.default=zero_filled", "timeouts.linger_s=0.2")
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         sock.sendall(says.config("default") + says.text(3, scan.header))
-        sock.sendall(b"".join([says.readouts(scan, 2)]))
-        time.sleep(0.2)
+        sock.sendall(says.readouts(scan, 2))
+        due = time.monotonic() + 30
+        while not any(session["acquisitions"] for session in json.loads(server.get("/sessions"))["sessions"]):
+            assert time.monotonic() < due
+            time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
         sock.sendall(says.readouts(scan)[len(says.readouts(scan, 2)) :] + says.CLOSE)

@@ -12,8 +12,8 @@ from pipelines.emission import (
     UNCERTAINTY_SERIES,
     Emission,
     emit,
-    image_index,
 )
+from pipelines.image_header import image_index
 from pipelines.mrd import ACQUISITION_HEADER, ImageDataType, ImageType
 from pipelines.parts import Part
 from pipelines.scan_header import Encoding, Limit, Space

@@ -28,8 +28,8 @@ def test_every_command_helps_with_an_example(name: str) -> None:
 
 def test_the_help_page_lists_all_commands_without_importing_them() -> None:
     script = (
-        "import sys; from server.cli import app\n"
-        "try: app(['--help'])\n"
+        "import sys; from server.cli import program\n"
+        "try: program()(['--help'])\n"
         "except SystemExit: pass\n"
         "print([m for m in sys.modules if m.startswith('server.commands.') or m in ('torch', 'h5py', 'matplotlib')])"
     )

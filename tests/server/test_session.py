@@ -32,6 +32,13 @@ async def quiet(server: Any) -> None:
             await asyncio.sleep(0.01)
 
 
+async def jobs(executor: Any, n: int) -> None:
+    """Wait until so many jobs have come."""
+    async with asyncio.timeout(20):
+        while len(executor.jobs) < n:
+            await asyncio.sleep(0.01)
+
+
 async def send(server: Any, scan: SimulatedScan, config: str = "zero_filled") -> Any:
     async with Client("127.0.0.1", server.port) as client:
         return await client.send_scan(config, scan.header, scan.batches)
@@ -96,7 +103,8 @@ async def test_too_much_waiting_stops_the_reading_and_loses_nothing(
     executor.gate.clear()
     server = await serving(limits__session_waiting_jobs=2, limits__receive_buffer_bytes=4096)
     session = asyncio.create_task(send(server, small_scan))
-    await asyncio.sleep(0.3)
+    await jobs(executor, 3)
+    await asyncio.sleep(0.3)  # in which no more may come
     assert 3 <= len(executor.jobs) <= 5
     assert len(executor.slots.taken) <= 6
     executor.gate.set()
@@ -113,7 +121,8 @@ async def test_a_full_server_pauses_only_sessions_that_have_jobs(
     server = await serving(limits__waiting_bytes=1 << 20, limits__receive_buffer_bytes=4096)
     server._waiting.change(2 << 20)
     sessions = [asyncio.create_task(send(server, small_scan)) for _ in range(3)]
-    await asyncio.sleep(0.3)
+    await jobs(executor, 3)
+    await asyncio.sleep(0.3)  # in which no more may come
     assert 3 <= len(executor.jobs) <= 9
     server._waiting.change(-2 << 20)
     executor.gate.set()
@@ -181,7 +190,7 @@ async def test_a_client_that_does_not_read_is_given_up(serving: Any, executor: A
     _, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.transport.pause_reading()
     writer.write(stream(small_scan) + struct.pack("<H", 4))
-    await asyncio.sleep(0.1)
+    await jobs(executor, 1)
     await quiet(server)
     assert value(server.metrics, "echotrain_sessions_total", pipeline="zero_filled", outcome="timeout") == 1
     assert value(server.metrics, "echotrain_backpressure_seconds_total", side="write_blocked") > 0.2
@@ -196,8 +205,7 @@ async def test_a_client_that_vanishes_has_its_jobs_cancelled(
     _, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(stream(small_scan))
     await writer.drain()
-    while len(executor.jobs) < 12:
-        await asyncio.sleep(0.01)
+    await jobs(executor, 12)
     reset = struct.pack("ii", 1, 0)
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
     writer.transport.abort()
@@ -221,8 +229,7 @@ async def test_a_stopping_server_refuses_new_scans_and_ends_old_ones_after_the_g
     server = await serving(timeouts__linger_s=0.2)
     port = server.port
     session = asyncio.create_task(send(server, small_scan))
-    while len(executor.jobs) < 12:
-        await asyncio.sleep(0.01)
+    await jobs(executor, 12)
     stopping = asyncio.create_task(server.stop(0.3))
     await asyncio.sleep(0.05)
     assert "shutting down" in server.why_not_ready()
@@ -241,8 +248,7 @@ async def test_a_session_is_counted_and_listed_while_it_lives(
     executor.gate.clear()
     server = await serving()
     session = asyncio.create_task(send(server, small_scan))
-    while len(executor.jobs) < 12:
-        await asyncio.sleep(0.01)
+    await jobs(executor, 12)
     (live,) = [each.describe() for each in server.sessions.values()]
     assert live["pipeline"] == "zero_filled"
     assert live["waiting_jobs"] == 12

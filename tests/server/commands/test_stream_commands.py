@@ -215,8 +215,12 @@ def test_images_come_while_the_scan_goes_on(scan: SimulatedScan, stream: bytes) 
 
 
 def test_an_interrupt_ends_the_command(stream: bytes) -> None:
-    command = [sys.executable, "-m", "server.cli", "recon"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    def heed_interrupts() -> None:
+        # Tests that a shell script runs in the background ignore SIGINT, and so would what they start.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    command, pipe = [sys.executable, "-m", "server.cli", "recon"], subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=heed_interrupts)
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(stream[:-1000])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,26 @@ from server.execution.executor import Job
 SCAN = ScanHeader(
     (Encoding(Space((32, 16, 1), (300, 300, 5)), Space((16, 16, 1), (300, 300, 5))),), protocol_name="T1 ü"
 )
+
+
+class Gate:
+    """Holds jobs with the parameter `hold=str(gate)` until it is opened, however slow the machine is."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __str__(self) -> str:
+        return str(self._folder)
+
+    async def reached(self) -> None:
+        """Wait until a job runs."""
+        async with asyncio.timeout(60):
+            while not (self._folder / "begun").exists():  # noqa: ASYNC110  another process makes it
+                await asyncio.sleep(0.002)
+
+    def open(self) -> None:
+        """Let it and all others pass."""
+        (self._folder / "open").touch()
 
 
 def make_group(

@@ -71,6 +71,15 @@ class FakePipeline:
     def do_sleep_s(self, seconds: float, _group: Group) -> None:
         time.sleep(seconds)
 
+    def do_hold(self, folder: str, _group: Group) -> None:
+        """Say that the job runs, and wait until the test opens the gate (`fake_jobs.Gate`)."""
+        (Path(folder) / "begun").touch()
+        deadline = time.monotonic() + 60
+        while not (Path(folder) / "open").exists():
+            if time.monotonic() > deadline:
+                raise RuntimeError("the gate stayed closed")
+            time.sleep(0.002)
+
     def do_refuse(self, name: str, _group: Group) -> None:
         known = {kind.__name__: kind for kind in (*vars(errors).values(), HomemadeError) if isinstance(kind, type)}
         raise known[name]("line 97 lies outside 0 to 95")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
-from fake_jobs import make_group, make_job
+from fake_jobs import Gate, make_group, make_job
 from fake_pipeline import digest
 
 from pipelines import errors
@@ -187,15 +187,16 @@ async def test_a_failed_job_does_not_disturb_the_next(executor: AnyExecutor) -> 
 
 
 async def test_a_cancelled_waiting_job_never_runs(executor: AnyExecutor, tmp_path: Path) -> None:
-    groups = [make_group(executor.slots, seed) for seed in range(3)]
-    running = asyncio.create_task(executor.run(make_job(groups[0], sleep_s=0.2)))
-    await asyncio.sleep(0.05)
+    groups, gate = [make_group(executor.slots, seed) for seed in range(3)], Gate(tmp_path)
+    running = asyncio.create_task(executor.run(make_job(groups[0], hold=str(gate))))
+    await gate.reached()
     waiting = asyncio.create_task(executor.run(make_job(groups[1], touch=str(tmp_path / "ran"))))
     await asyncio.sleep(0.02)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     groups[1].release()
+    gate.open()
     await running
     await executor.run(make_job(groups[2]))
     assert not (tmp_path / "ran").exists()
@@ -209,9 +210,9 @@ async def test_a_cancelled_running_job_keeps_its_slots_until_it_has_ended(
 ) -> None:
     group = make_group(executor.slots, 11, rich=True)
     expected = digest(group)
-    wanted = tmp_path / "digest"
-    running = asyncio.create_task(executor.run(make_job(group, sleep_s=0.4, write_digest=str(wanted))))
-    await asyncio.sleep(0.15)
+    wanted, gate = tmp_path / "digest", Gate(tmp_path)
+    running = asyncio.create_task(executor.run(make_job(group, hold=str(gate), write_digest=str(wanted))))
+    await gate.reached()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -221,6 +222,7 @@ async def test_a_cancelled_running_job_keeps_its_slots_until_it_has_ended(
     for slot in others:
         slot.data[...] = 0xFF
         slot.release()
+    gate.open()
     await until_unused(executor)
     assert wanted.read_text() == expected
 
@@ -232,24 +234,26 @@ async def test_a_group_in_a_released_slot_is_refused(executor: AnyExecutor) -> N
         await executor.run(make_job(group))
 
 
-async def test_the_loop_goes_on_while_a_job_runs(executor: AnyExecutor) -> None:
-    group = make_group(executor.slots, 13)
-    running = asyncio.create_task(executor.run(make_job(group, sleep_s=0.3)))
-    ticks = 0
-    while not running.done():
+async def test_the_loop_goes_on_while_a_job_runs(executor: AnyExecutor, tmp_path: Path) -> None:
+    group, gate = make_group(executor.slots, 13), Gate(tmp_path)
+    running = asyncio.create_task(executor.run(make_job(group, hold=str(gate))))
+    await gate.reached()
+    for _ in range(5):
         await asyncio.sleep(0.01)
-        ticks += 1
+    assert not running.done()
+    gate.open()
+    await running
     group.release()
-    assert ticks >= 5
 
 
-async def test_health_tells_what_is_going_on(executor: AnyExecutor) -> None:
-    groups = [make_group(executor.slots, seed) for seed in range(3)]
+async def test_health_tells_what_is_going_on(executor: AnyExecutor, tmp_path: Path) -> None:
+    groups, gate = [make_group(executor.slots, seed) for seed in range(3)], Gate(tmp_path)
     assert executor.health().workers == {"idle": 1}
-    running = [asyncio.create_task(executor.run(make_job(group, sleep_s=0.25))) for group in groups]
-    await asyncio.sleep(0.05)
+    running = [asyncio.create_task(executor.run(make_job(group, hold=str(gate)))) for group in groups]
+    await gate.reached()
     health = executor.health()
     assert (health.workers, health.queued, health.is_usable) == ({"busy": 1}, 2, True)
+    gate.open()
     await asyncio.gather(*running)
     assert executor.health().queued == 0
     for group in groups:
@@ -257,7 +261,7 @@ async def test_health_tells_what_is_going_on(executor: AnyExecutor) -> None:
 
 
 @pytest.mark.parametrize("kind", ["process", "inline"])
-async def test_life_from_start_to_stop(kind: str) -> None:
+async def test_life_from_start_to_stop(kind: str, tmp_path: Path) -> None:
     made = make_executor(kind, warm=[("fake", {}), ("unloadable", {})])
     group = make_group(made.slots, 1)
     with pytest.raises(RuntimeError, match="not started"):
@@ -271,10 +275,14 @@ async def test_life_from_start_to_stop(kind: str) -> None:
     (problem,) = made.health().problems
     assert "unloadable" in problem
     assert made.health().is_usable
-    running = asyncio.create_task(made.run(make_job(group, sleep_s=0.6)))
+    gate = Gate(tmp_path)
+    running = asyncio.create_task(made.run(make_job(group, hold=str(gate))))
     waiting = asyncio.create_task(made.run(make_job(replace(group))))
+    await gate.reached()
+    stopping = asyncio.create_task(made.stop())
     await asyncio.sleep(0.1)
-    await made.stop()
+    gate.open()
+    await stopping
     assert (await running).attempts == 1
     with pytest.raises(DrainingError):
         await waiting
