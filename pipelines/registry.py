@@ -158,6 +158,60 @@ class SenseParameters(Parameters):
     )
 
 
+class JointIpalmParameters(Parameters):
+    """Parameters of `joint_ipalm`."""
+
+    coil_compression: int = Field(
+        12, ge=0, le=256, description="Virtual coils to compress to; 0 keeps all coils. Twelve keep nearly all signal."
+    )
+    model: str = Field(
+        "energy-brain",
+        pattern=r"^[a-z][a-z0-9_-]{0,63}(@[0-9.]{1,20})?$",
+        description="Energy of images to compare with: energy-brain, energy-cardiac or one of your own, perhaps with @ and"
+        " its version.",
+    )
+    prior: Literal["energy", "total_variation"] = Field(
+        "energy", description="The learned energy, or total variation, which no model is needed for."
+    )
+    estimate: Literal["map", "mmse"] = Field(
+        "map", description="Most probable image, or the mean of the samples that the uncertainty comes from."
+    )
+    maps: Literal["joint", "fixed"] = Field(
+        "joint", description="Estimate coil maps together with the image, or leave them as the calibration tells."
+    )
+    iterations: int = Field(100, ge=5, le=2000, description="Iterations of all noise levels of the prior together.")
+    tolerance: float = Field(1e-4, gt=0, lt=1, description="Relative change at which a noise level is done.")
+    prior_weight: float = Field(1.0, ge=0, le=100, description="Weight of the prior; 1 is its own density.")
+    data_weight: float = Field(
+        1.0, gt=0, le=100, description="Weight of the data; 1 is the likelihood at the measured noise level."
+    )
+    smoothness: float = Field(
+        50.0, gt=0, le=1e6, description="Weight of the smoothness of coil maps, over the noise variance of the image."
+    )
+    uncertainty: Literal["auto", "langevin", "quick"] = Field(
+        "auto",
+        description="Length of the chains that sample the posterior: langevin 8 x 500 steps, quick 4 x 40; auto is quick"
+        " on a CPU and langevin on a GPU.",
+    )
+    time_limit_s: float | None = Field(
+        None,
+        gt=0,
+        le=3600,
+        description="Time after which iterations end early; images then depend on the speed of the machine.",
+    )
+    outside_domain: Literal["mark", "total_variation", "sense"] = Field(
+        "mark", description="What becomes of an image that the model does not know: marked, or made without the model."
+    )
+    extra_series: tuple[Literal["coil_maps", "posterior_samples"], ...] = Field(
+        (), description="Further series for research, separated by commas: coil_maps, posterior_samples."
+    )
+
+    @field_validator("extra_series", mode="before")
+    @classmethod
+    def _split_extra(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 @dataclass(frozen=True, slots=True)
 class PipelineEntry:
     """One name in the registry.
@@ -231,6 +285,13 @@ _BUILT_IN = (
         SenseParameters,
         Grouping.SLICE,
         "pipelines.recon.sense:Sense",
+    ),
+    PipelineEntry(
+        "joint_ipalm",
+        "Image and coil maps together, with a learned energy of images as prior; uncertainty sampled from the posterior.",
+        JointIpalmParameters,
+        Grouping.SLICE,
+        "pipelines.recon.joint_ipalm:JointIpalm",
     ),
     PipelineEntry(
         "pass_through",

@@ -15,14 +15,17 @@ from torch import Tensor
 
 from pipelines.operators.fourier import to_image, uncentred
 from pipelines.operators.toeplitz import Toeplitz
+from pipelines.solvers.items import spread
 
 
 class DataTerm(Protocol):
     """D of coil images `(items, coils, p, q)`."""
 
-    noise_std: float
     n_samples: Float64[Tensor, "items"]
-    """Complex samples, each counted with its weight as far as it weighs as one: what D is of the truth."""
+    """What D is of the true coil images on average: complex samples, weights aside."""
+
+    curvature: Float64[Tensor, "items"]
+    """The largest eigenvalue of D's second derivative, as a bound."""
 
     def value(self, coils: Tensor, /) -> Float64[Tensor, "items"]:
         """D of each item."""
@@ -30,6 +33,15 @@ class DataTerm(Protocol):
 
     def value_and_gradient(self, coils: Tensor, /) -> tuple[Float64[Tensor, "items"], Tensor]:
         """D and its gradient by the coil images."""
+        ...
+
+    def of_unit(self, unit: Float32[Tensor, "items"], noise_std: Float32[Tensor, "items"]) -> DataTerm:
+        """The same data in other units, with another noise.
+
+        Args:
+            unit: what of the units so far becomes 1.
+            noise_std: root of `E|n|^2` of one measurement, in the new units.
+        """
         ...
 
 
@@ -40,21 +52,45 @@ class CartesianData:
     done once, to the data: `F s` in the plain order of the FFT is compared with `F (F^-1 k)` in the same order.
 
     Args:
-        kspace: centred, zero where not measured.
-        weights: how often each point was measured.
-        noise_std: root of `E|n|^2` of one measurement.
+        measured: data in the order of the plain FFT along the transformed axes, in image space along the others.
+        counts: how often each point was measured, in the same order.
+        axes: transformed ones.
+        noise_std: root of `E|n|^2` of one measurement, of each item.
     """
 
     def __init__(
-        self, kspace: Complex64[Tensor, "items coils p q"], weights: Float32[Tensor, "items p q"], noise_std: float
+        self,
+        measured: Complex64[Tensor, "items coils p q"],
+        counts: Float32[Tensor, "items 1 p q"],
+        axes: tuple[int, ...],
+        noise_std: Float32[Tensor, "items"],
     ) -> None:
-        self.noise_std = noise_std
-        self.n_samples = (weights > 0).sum((1, 2), dtype=torch.float64) * kspace.shape[1]
-        self._axes = tuple(
-            axis for axis in (-2, -1) if not bool((weights == weights.narrow(axis, 0, 1)).all())
-        )
-        self._weights = uncentred(weights / noise_std**2, self._axes)[:, None] if self._axes else weights[:, None] / noise_std**2
-        self._measured = self._forward(to_image(kspace)) * (self._weights > 0)
+        self._measured = measured
+        self._counts = counts
+        self._axes = axes
+        self._weights = counts / spread(noise_std.square(), counts)
+        self.n_samples = (counts > 0).sum((1, 2, 3), dtype=torch.float64) * measured.shape[1]
+        self.curvature = 2 * self._weights.flatten(1).amax(1).to(torch.float64)
+
+    @classmethod
+    def of_kspace(
+        cls, kspace: Complex64[Tensor, "items coils p q"], weights: Float32[Tensor, "items p q"], noise_std: float
+    ) -> CartesianData:
+        """From centred k-space, zero where not measured.
+
+        Args:
+            kspace: samples; repeated ones averaged.
+            weights: how often each point was measured.
+            noise_std: root of `E|n|^2` of one measurement.
+        """
+        axes = tuple(axis for axis in (-2, -1) if not bool((weights == weights.narrow(axis, 0, 1)).all()))
+        counts = (uncentred(weights, axes) if axes else weights)[:, None]
+        measured = _forward(to_image(kspace), axes) * (counts > 0)
+        return cls(measured, counts, axes, torch.full((len(kspace),), noise_std, device=kspace.device))
+
+    def of_unit(self, unit: Float32[Tensor, "items"], noise_std: Float32[Tensor, "items"]) -> CartesianData:
+        """The same data in other units, with another noise."""
+        return CartesianData(self._measured / spread(unit, self._measured), self._counts, self._axes, noise_std)
 
     def value(self, coils: Tensor, /) -> Float64[Tensor, "items"]:
         """D of each item."""
@@ -68,12 +104,8 @@ class CartesianData:
         gradient: Tensor = torch.fft.ifftn(residual, dim=self._axes, norm="ortho") if self._axes else residual
         return value, gradient
 
-    def _forward(self, coils: Tensor) -> Tensor:
-        transformed: Tensor = torch.fft.fftn(coils, dim=self._axes, norm="ortho") if self._axes else coils.clone()
-        return transformed
-
     def _residual(self, coils: Tensor) -> Tensor:
-        return self._forward(coils).sub_(self._measured)
+        return _forward(coils, self._axes).sub_(self._measured)
 
     def _value(self, residual: Tensor) -> Float64[Tensor, "items"]:
         power = torch.view_as_real(residual).square().sum(-1)
@@ -84,14 +116,15 @@ class NonUniformData:
     """D of samples off a grid, weighted by the area of k-space that each stands for; one trajectory for all items.
 
     Without these weights the centre of radial k-space, sampled a hundred times as densely as its edge, decides the
-    length of every step. `noise_std` is that of the weighted samples (`pipelines.recon.nonuniform_sense`).
+    length of every step.
 
     Args:
         toeplitz: `A^H D A`.
         adjoint: `A^H D y`.
         energy: `y^H D y` of each item.
-        noise_std: see above.
+        noise_std: root of `E|n|^2` of the weighted samples, of each item.
         n_samples: what `y^H D y / noise_std^2` is of noise alone.
+        largest: the largest eigenvalue of `A^H D A`.
     """
 
     def __init__(
@@ -99,14 +132,23 @@ class NonUniformData:
         toeplitz: Toeplitz,
         adjoint: Complex64[Tensor, "items coils p q"],
         energy: Float64[Tensor, "items"],
-        noise_std: float,
+        noise_std: Float32[Tensor, "items"],
         n_samples: Float64[Tensor, "items"],
+        largest: float,
     ) -> None:
-        self.noise_std = noise_std
         self.n_samples = n_samples
+        self.curvature = 2 * largest / noise_std.to(torch.float64).square()
         self._toeplitz = toeplitz
         self._adjoint = adjoint
         self._energy = energy
+        self._noise_std = noise_std
+        self._largest = largest
+
+    def of_unit(self, unit: Float32[Tensor, "items"], noise_std: Float32[Tensor, "items"]) -> NonUniformData:
+        """The same data in other units, with another noise."""
+        adjoint = self._adjoint / spread(unit, self._adjoint)
+        energy = self._energy / unit.to(torch.float64).square()
+        return NonUniformData(self._toeplitz, adjoint, energy, noise_std, self.n_samples, self._largest)
 
     def value(self, coils: Tensor, /) -> Float64[Tensor, "items"]:
         """D of each item."""
@@ -115,11 +157,18 @@ class NonUniformData:
     def value_and_gradient(self, coils: Tensor, /) -> tuple[Float64[Tensor, "items"], Tensor]:
         """D and its gradient `2 (N s - A^H D y)`."""
         normal = self._normal(coils)
-        return self._value(coils, normal), normal.sub_(self._adjoint).mul_(2 / self.noise_std**2)
+        value = self._value(coils, normal)
+        return value, normal.sub_(self._adjoint).mul_(spread(2 / self._noise_std.square(), normal))
 
     def _normal(self, coils: Tensor) -> Tensor:
         return self._toeplitz(coils.flatten(0, 1)).view(coils.shape)
 
     def _value(self, coils: Tensor, normal: Tensor) -> Float64[Tensor, "items"]:
-        part = (coils.conj() * (normal - 2 * self._adjoint)).real
-        return (part.sum((1, 2, 3), dtype=torch.float64) + self._energy) / self.noise_std**2
+        part = torch.view_as_real(coils) * torch.view_as_real(normal - 2 * self._adjoint)
+        total = part.sum((1, 2, 3, 4), dtype=torch.float64) + self._energy
+        return total / self._noise_std.to(torch.float64).square()
+
+
+def _forward(coils: Tensor, axes: tuple[int, ...]) -> Tensor:
+    transformed: Tensor = torch.fft.fftn(coils, dim=axes, norm="ortho") if axes else coils.clone()
+    return transformed

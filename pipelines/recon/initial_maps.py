@@ -32,8 +32,8 @@ TOLERANCE = 1e-3
 
 def with_phase(
     maps: Complex64[Tensor, "items coils y x"], low_resolution: Complex64[Tensor, "items coils y x"]
-) -> Complex64[Tensor, "items coils y x"]:
-    """Smooth maps of length about 1 everywhere, times the phase of the image.
+) -> tuple[Complex64[Tensor, "items coils y x"], Complex64[Tensor, "items y x"]]:
+    """Smooth maps of length 1 times the phase of the image, and that phase.
 
     Args:
         maps: sensitivities, zero where unknown.
@@ -44,15 +44,19 @@ def with_phase(
     reference = torch.quantile(magnitude.flatten(1), 0.998, dim=1).clamp(min=torch.finfo(torch.float32).tiny)
     trust = (magnitude / (FULL_TRUST * reference[:, None, None])).square().clamp(max=1)
     phase = combined / magnitude.clamp(min=torch.finfo(torch.float32).tiny)
-    return unit_maps(_fill(maps * phase[:, None], trust))
+    return unit_maps(_fill(maps * phase[:, None], trust)), phase
 
 
-def from_images(coils: Complex64[Tensor, "items coils y x"]) -> Complex64[Tensor, "items coils y x"]:
-    """Smooth maps from low-resolution coil images alone."""
+def from_images(
+    coils: Complex64[Tensor, "items coils y x"],
+) -> tuple[Complex64[Tensor, "items coils y x"], Complex64[Tensor, "items y x"]]:
+    """Smooth maps from low-resolution coil images alone, and the phase of the brightest coil."""
     magnitude = torch.view_as_real(coils).square().sum((1, -1)).sqrt()
     reference = torch.quantile(magnitude.flatten(1), 0.998, dim=1).clamp(min=torch.finfo(torch.float32).tiny)
     trust = (magnitude / (FULL_TRUST * reference[:, None, None])).square().clamp(max=1)
-    return unit_maps(_fill(unit_maps(coils), trust))
+    brightest = torch.view_as_real(coils).square().sum((0, 2, 3, 4)).argmax()
+    maps = unit_maps(_fill(unit_maps(coils), trust))
+    return maps, torch.polar(torch.ones_like(magnitude), maps[:, brightest].angle())
 
 
 def _fill(

@@ -40,7 +40,7 @@ class JointProblem:
         prior: R and its gradient.
         prior_value: R alone, for less work.
         prior_weight: w.
-        smoothness: mu.
+        smoothness: mu of each item.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class JointProblem:
         prior: Prior,
         prior_value: Callable[[Tensor], Tensor],
         prior_weight: float,
-        smoothness: float,
+        smoothness: Float64[Tensor, "items"],
     ) -> None:
         self._data = data
         self._prior = prior
         self._prior_value = prior_value
-        self._prior_weight = prior_weight
+        self.prior_weight = prior_weight
         self._smoothness = smoothness
 
     def value(self, u: Float32[Tensor, "items y x"], v: Complex64[Tensor, "items coils y x"], /) -> Tensor:
@@ -78,29 +78,29 @@ class JointProblem:
         return value, gradient.mul_((u / length)[:, None])
 
     def regulariser(self, u: Tensor, /) -> Float64[Tensor, "items"]:
-        """w R."""
-        return self._prior_weight * self._prior_value(u)
+        """Weighted energy, w R."""
+        return self.prior_weight * self._prior_value(u)
 
     def regulariser_gradient(self, u: Tensor, /) -> tuple[Float64[Tensor, "items"], Tensor]:
-        """w R and its gradient."""
+        """Weighted energy, w R, and its gradient."""
         value, gradient = self._prior(u)
-        return self._prior_weight * value, self._prior_weight * gradient
+        return self.prior_weight * value, self.prior_weight * gradient
 
     def penalty_u(self, u: Tensor, /) -> Float64[Tensor, "items"]:
         """0: the constraint holds after each step."""
         return torch.zeros(u.shape[0], dtype=torch.float64, device=u.device)
 
     def penalty_v(self, v: Tensor, /) -> Float64[Tensor, "items"]:
-        """mu F."""
+        """Weighted roughness of the maps, mu F."""
         return self._smoothness * sine.energy(v)
 
-    def prox_u(self, point: Tensor, step: Tensor, /) -> Tensor:
+    def prox_u(self, point: Tensor, step: Tensor, /) -> Tensor:  # noqa: ARG002  the same for any step
         """Nearest image that is not negative."""
         return point.clamp(min=0)
 
     def prox_v(self, point: Tensor, step: Tensor, /) -> Tensor:
         """Smoothed maps."""
-        return sine.proximal(point, step * self._smoothness)
+        return sine.proximal(point, step * self._smoothness.to(step.dtype))
 
 
 def lengths(maps: Complex64[Tensor, "items coils y x"]) -> Float32[Tensor, "items y x"]:

@@ -60,6 +60,7 @@ def langevin(
     generators: Sequence[torch.Generator],
     reduction: Callable[[Tensor], Tensor],
     reflect: Callable[[Tensor], Tensor] | None = None,
+    observe: Callable[[Tensor], Tensor] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Samples:
     """Run `burn_in + samples * thinning` steps of all chains.
@@ -75,6 +76,8 @@ def langevin(
         reduction: the features whose convergence is watched, `(chains, items, ...)` to `(chains, items, features)`;
             they are kept for each sample, so for images rather `block_means` than the pixels.
         reflect: brings a chain that has left its domain back after each step (`torch.abs` for non-negative images).
+        observe: what mean, variance and features are of, as a function of the chains, in their shape; the chains
+            themselves by default.
         should_stop: asked before each step; True ends the chains with the samples kept so far.
     """
     x = start.clone()
@@ -93,8 +96,9 @@ def langevin(
         if reflect is not None:
             x = reflect(x)
         if number > burn_in and (number - burn_in) % thinning == 0:
-            moments.add(x)
-            features.append(reduction(x).to(torch.float64))
+            seen = x if observe is None else observe(x)
+            moments.add(seen)
+            features.append(reduction(seen).to(torch.float64))
     series = torch.stack(features) if features else reduction(x).to(torch.float64)[None][:0]
     mean, variance = moments.over_all()
     return Samples(

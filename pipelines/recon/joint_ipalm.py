@@ -1,0 +1,291 @@
+"""Image and coil maps estimated together, with a learned energy of images as prior and samples of the posterior.
+
+    (u, S) = argmin  sum over samples |F (S_c u / n) - k|^2 / noise_std^2  +  w R(u; s)  +  mu / 2 |grad S|^2,   u >= 0
+
+The data term is the likelihood in nats and R the negative logarithm of a density in nats, so no weight has to be found
+between them: `prior_weight` and `data_weight` are 1 unless asked for. (The published regression of lambda on a residual
+sees nothing but rounding: that residual is zero for any Cartesian pattern.)
+
+R is known at several noise levels s (`pipelines.recon.priors.LEVELS`), which are gone through from the coarsest to the
+finest, each by inertial proximal alternating minimisation (`pipelines.solvers.ipalm`) from where the one before ended.
+At each the data count as at least `NOISE_OVER_LEVEL * s` noisy: the image cannot be surer than its prior, and the
+curvatures of both terms stay within a factor that a few dozen iterations overcome.
+
+What is assumed: the phase of the image is smooth, for it lives in the maps. Where it is not (fat beside water, flow,
+bSSFP bands) maps and image disagree with the data, and the data residual in the meta and the domain check tell.
+
+Reference: Zach, Knoll, Pock 2023, doi 10.1109/TMI.2023.3288631. Continuation over noise levels: Kobler and Pock 2023,
+doi 10.1007/978-3-031-31975-4_1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Complex64, Float32, Float64
+from torch import Tensor
+
+from models.energy import reference_magnitude
+from pipelines.domain import domain_details
+from pipelines.errors import ReconstructionError
+from pipelines.recon.joint_problem import JointProblem, unit_maps
+from pipelines.recon.joint_start import Start, make_starts
+from pipelines.recon.posterior import LANGEVIN, QUICK, ChainLengths, Posterior, sample_posterior, scaled
+from pipelines.recon.priors import LearnedPrior, Prior, TotalVariationPrior
+from pipelines.recon.reconstruction import ExtraSeries, Prepared, Reconstructed, UncertaintyKind
+from pipelines.recon.sense import Sense, checked_scale
+from pipelines.registry import JointIpalmParameters, SenseParameters
+from pipelines.solvers.ipalm import Minimum, StoppedBy, ipalm
+from pipelines.solvers.items import spread
+
+NOISE_OVER_LEVEL = 0.3
+MOST_VALUES_CPU = 1 << 24
+"""Complex values of the coil images of planes that are estimated side by side; about a dozen such arrays exist."""
+MOST_VALUES_GPU = 1 << 27
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What was found for some planes.
+
+    Attributes:
+        image: normalised, the most probable one.
+        maps: of length 1, with the phase of the image.
+        unit: what the image was divided by.
+        phase: of the image.
+        posterior: samples.
+        energy: R a pixel at the finest level.
+        residual: D over what it is of noise alone.
+        minima: of each level.
+    """
+
+    image: Float32[Tensor, "items p q"]
+    maps: Complex64[Tensor, "items coils p q"]
+    unit: Float32[Tensor, "items"]
+    phase: Complex64[Tensor, "items p q"]
+    posterior: Posterior
+    energy: Float64[Tensor, "items"]
+    residual: Float64[Tensor, "items"]
+    minima: tuple[Minimum, ...]
+
+
+class JointIpalm:
+    """Joint estimation of image and maps; planes of a job are worked on side by side."""
+
+    def __init__(self, parameters: JointIpalmParameters, device: str) -> None:
+        """Load the prior.
+
+        Raises:
+            ModelError: the model asked for cannot be used.
+            ParameterError: it is no energy of images.
+        """
+        self._parameters = parameters
+        self._device = torch.device(device)
+        self._learned = LearnedPrior(parameters.model, device) if parameters.prior == "energy" else None
+        is_quick = parameters.uncertainty == "quick" or (
+            parameters.uncertainty == "auto" and self._device.type == "cpu"
+        )
+        self._lengths = QUICK if is_quick else LANGEVIN
+
+    def __call__(self, prepared: Prepared) -> Reconstructed:
+        """Reconstruct frames.
+
+        Raises:
+            ReconstructionError: nothing was measured, or values are not finite.
+        """
+        result = self._reconstruct(prepared, self._learned or TotalVariationPrior())
+        is_outside = result.details.get("ReconDomain") == "outside"
+        instead = self._parameters.outside_domain
+        if not is_outside or instead == "mark":
+            return result
+        marks = {name: value for name, value in result.details.items() if name.startswith("ReconDomain")}
+        if instead == "total_variation":
+            other = self._reconstruct(prepared, TotalVariationPrior())
+        else:
+            try:
+                other = Sense(SenseParameters(), str(self._device))(prepared)
+            except ReconstructionError as error:
+                warning = f"The image lies outside the domain of the model, and sense cannot replace it: {error}."
+                return replace(result, warnings=(*result.warnings, warning))
+        return replace(other, details={**other.details, **marks, "ReconInstead": instead})
+
+    def _reconstruct(self, prepared: Prepared, prior: Prior) -> Reconstructed:
+        started = self._clock()
+        scale = checked_scale(prepared)
+        limit = self._parameters.time_limit_s
+        should_stop = None if limit is None else (lambda: time.perf_counter() - started > limit)
+        normalised = replace(
+            prepared,
+            kspace=prepared.kspace / scale,
+            calibration=None if prepared.calibration is None else prepared.calibration / scale,
+            noise_std=prepared.noise_std / scale,
+        )
+        most = MOST_VALUES_CPU if self._device.type == "cpu" else MOST_VALUES_GPU
+        starts = make_starts(normalised, most)
+        seconds = {"csm": 0.0, "recon": 0.0, "uncertainty": 0.0}
+        estimates: list[Estimate] = []
+        before = started
+        for start in starts.parts:
+            begun = self._clock()
+            seconds["csm"] += begun - before
+            estimates.append(self._estimate(start, prior, seconds, should_stop))
+            before = self._clock()
+        return self._join(estimates, starts.to_volumes, prior, scale, seconds)
+
+    def _estimate(
+        self, start: Start, prior: Prior, seconds: dict[str, float], should_stop: Callable[[], bool] | None
+    ) -> Estimate:
+        """Image and maps of some planes, then samples."""
+        begun = self._clock()
+        parameters = self._parameters
+        unit = reference_magnitude(start.image)
+        image, maps = start.image / spread(unit, start.image), start.maps
+        constants: tuple[Tensor, Tensor] | None = None
+        minima: list[Minimum] = []
+        levels = prior.levels
+        for number, level in enumerate(levels):
+            if number == 1:
+                # Aliases and gaps make the first image darker or brighter than tissue is.
+                change = reference_magnitude(image)
+                image, unit = image / spread(change, image), unit * change
+            problem = self._problem(start, prior, unit, level)
+            minimum = ipalm(
+                problem,
+                image,
+                maps,
+                iterations=parameters.iterations // len(levels) + (number < parameters.iterations % len(levels)),
+                tolerance=parameters.tolerance,
+                fix_v=parameters.maps == "fixed",
+                start_constants=constants or self._first_constants(start, unit, level),
+                should_stop=should_stop,
+            )
+            image, maps, constants = minimum.u, unit_maps(minimum.v), minimum.next_constants
+            minima.append(minimum)
+        solved = self._clock()
+        curvature = torch.maximum(constants[0], self._data(start, unit, levels[-1]).curvature) if constants else unit
+        posterior = sample_posterior(problem, image, maps, curvature, levels[-1], self._lengths, should_stop)
+        seconds["recon"] += solved - begun
+        seconds["uncertainty"] += self._clock() - solved
+        data = self._data(start, unit, 0.0)
+        pixels = image[0].numel()
+        return Estimate(
+            image,
+            maps,
+            unit,
+            start.phase * _relative_phase(start.maps, maps),
+            posterior,
+            problem.regulariser(image) / (pixels * max(parameters.prior_weight, 1e-12)),
+            data.value(maps * image[:, None]) / data.n_samples,
+            tuple(minima),
+        )
+
+    def _problem(self, start: Start, prior: Prior, unit: Tensor, level: float) -> JointProblem:
+        smoothness = self._parameters.smoothness / self._noise(start, unit, level).to(torch.float64).square()
+        gradient, value = prior.at(level)
+        return JointProblem(self._data(start, unit, level), gradient, value, self._parameters.prior_weight, smoothness)
+
+    def _data(self, start: Start, unit: Tensor, level: float):  # noqa: ANN202  a data term
+        return start.data.of_unit(unit, self._noise(start, unit, level))
+
+    def _noise(self, start: Start, unit: Tensor, level: float) -> Float32[Tensor, "items"]:
+        noise = start.noise_std / self._parameters.data_weight**0.5 / unit
+        return noise.clamp(min=max(NOISE_OVER_LEVEL * level, torch.finfo(torch.float32).tiny))
+
+    def _first_constants(self, start: Start, unit: Tensor, level: float) -> tuple[Tensor, Tensor]:
+        """Curvatures of both blocks, roughly: backtracking finds them."""
+        data = self._data(start, unit, level).curvature
+        return data + 1 / level**2, data
+
+    def _join(
+        self,
+        estimates: list[Estimate],
+        to_volumes: Callable[[Tensor], Tensor],
+        prior: Prior,
+        scale: float,
+        seconds: dict[str, float],
+    ) -> Reconstructed:
+        """One result of all planes."""
+        parameters, card = self._parameters, prior.card if isinstance(prior, LearnedPrior) else None
+        record = card.calibration_for("joint_ipalm", self._lengths.name) if card is not None else None
+        factor, floor = (record.factor, record.floor) if record is not None else (1.0, 0.0)
+
+        def chosen(each: Estimate) -> Tensor:
+            return each.image if parameters.estimate == "map" else each.posterior.mean
+
+        images = torch.cat([chosen(each) * spread(each.unit, each.image) * each.phase for each in estimates])
+        deviations = torch.cat([scaled(each.posterior.deviation, factor, floor, each.unit) for each in estimates])
+        energy = torch.cat([each.energy for each in estimates])
+        residual = torch.cat([each.residual for each in estimates])
+        outside = sorted(
+            {
+                name
+                for one, other in zip(energy.tolist(), residual.tolist(), strict=True)
+                for name in (card.domain.outside(energy_per_pixel=one, data_residual=other) if card is not None else ())
+            }
+        )
+        reduction = torch.cat([each.posterior.scale_reduction for each in estimates])
+        size = torch.cat([each.posterior.effective_size for each in estimates])
+        last = [minimum for each in estimates for minimum in each.minima]
+        is_short = any(StoppedBy.BUDGET in minimum.stopped_by for minimum in last)
+        return Reconstructed(
+            image=to_volumes(images) * scale,
+            deviation=to_volumes(deviations) * scale,
+            kind=UncertaintyKind.POSTERIOR,
+            calibration=_calibration_text(record.n_scans if record is not None else 0, factor, floor),
+            details={
+                **(prior.details if isinstance(prior, LearnedPrior) else {"ReconPrior": "total_variation"}),
+                **(domain_details(outside) if card is not None else {}),
+                "ReconEstimate": parameters.estimate,
+                "ReconIterations": str(max(sum(int(m.iterations.max()) for m in each.minima) for each in estimates)),
+                "ReconResidual": f"{float(residual.max()):.3f}",
+                "ReconEnergyPerPixel": f"{float(energy.max()):.3f}",
+                "ReconPosterior": str(self._lengths),
+                "ReconScaleReduction": f"{float(reduction.max()):.2f}",
+                "ReconEffectiveSamples": f"{float(size.min()):.0f}",
+            },
+            stages_s=seconds,
+            warnings=(
+                ("The time limit ended the iterations early: the image is less sharp than it could be.",)
+                if is_short
+                else ()
+            ),
+            extras=self._extras(estimates, to_volumes, scale),
+        )
+
+    def _extras(
+        self, estimates: list[Estimate], to_volumes: Callable[[Tensor], Tensor], scale: float
+    ) -> tuple[ExtraSeries, ...]:
+        found: list[ExtraSeries] = []
+        if "coil_maps" in self._parameters.extra_series:
+            maps = torch.cat([each.maps * each.phase.conj()[:, None] for each in estimates])
+            volumes = torch.stack([to_volumes(maps[:, coil]) for coil in range(maps.shape[1])], 1)
+            comment = "Sensitivity of a (virtual) coil, of root sum of squares 1"
+            found.append(ExtraSeries("coil_maps", volumes, comment))
+        if "posterior_samples" in self._parameters.extra_series:
+            samples = torch.cat([each.posterior.samples * spread(each.unit, each.posterior.samples[0]) for each in estimates], 1)
+            volumes = torch.stack([to_volumes(sample) for sample in samples], 1) * scale
+            comment = "Sample of the posterior: an image as likely as any other, given data and prior"
+            found.append(ExtraSeries("posterior_samples", volumes, comment, role="Image", in_image_units=True))
+        return tuple(found)
+
+    def _clock(self) -> float:
+        """Seconds, once the device has finished what it was given."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def _relative_phase(before: Tensor, after: Tensor) -> Complex64[Tensor, "items p q"]:
+    """By how much the phase of the maps has turned."""
+    turned = (before.conj() * after).sum(1)
+    magnitude = turned.abs()
+    return torch.where(magnitude > 0, turned / magnitude.clamp(min=torch.finfo(torch.float32).tiny), 1.0)
+
+
+def _calibration_text(n_scans: int, factor: float, floor: float) -> str:
+    if n_scans == 0:
+        return "none"
+    return f"conformal over {n_scans} scans: factor {factor:.3g}, floor {floor:.3g}"

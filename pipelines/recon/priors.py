@@ -1,0 +1,75 @@
+"""What an image is compared with: a learned energy at the noise level asked for, or total variation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from models.card import Card
+from models.energy import EnergyModel
+from models.store import open_model
+from pipelines.errors import ParameterError
+from pipelines.recon.total_variation import TotalVariation
+
+LEVELS = (0.1, 0.05, 0.03, 0.02, 0.015)
+"""Noise levels of the prior, one after the other: coarse structure is settled before fine structure is asked for.
+Tissue is about 1."""
+
+TOTAL_VARIATION = TotalVariation(weight=40.0, epsilon=0.01)
+
+
+class Prior(Protocol):
+    """A prior of normalised magnitude images at several noise levels."""
+
+    levels: tuple[float, ...]
+
+    def at(self, level: float) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Callable[[Tensor], Tensor]]:
+        """Value with gradient, and value alone, of images `(items, y, x)` in nats."""
+        ...
+
+
+class LearnedPrior:
+    """An energy from the store.
+
+    Attributes:
+        card: of the model.
+        details: model, version, digest for the meta.
+    """
+
+    levels = LEVELS
+
+    def __init__(self, name: str, device: str) -> None:
+        """Open a model.
+
+        Raises:
+            ModelError: there is none of that name, or it is not as its card says.
+            ParameterError: it is no energy.
+        """
+        stored = open_model(name)
+        network = stored.build()
+        if not isinstance(network, EnergyModel):
+            raise ParameterError(f"the model {stored.card.title} is no energy of images but a {stored.card.architecture}")
+        self.card: Card = stored.card
+        self.details = stored.details()
+        self._energy = cast("EnergyModel", network.to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+
+    def at(self, level: float) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Callable[[Tensor], Tensor]]:
+        """Energy of images with noise of that level."""
+        return partial(self._energy.value_and_gradient, deviation=level), partial(self._energy.value, deviation=level)
+
+
+class TotalVariationPrior:
+    """Total variation, the same at all levels; they still say how much the data are trusted."""
+
+    levels = LEVELS
+
+    def at(
+        self,
+        level: float,  # noqa: ARG002  the same at all levels
+    ) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Callable[[Tensor], Tensor]]:
+        """Total variation with its gradient, and alone."""
+        return TOTAL_VARIATION, TOTAL_VARIATION.value
