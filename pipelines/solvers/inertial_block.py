@@ -21,8 +21,8 @@ SHRINKAGE = 1.5
 MARGIN = 1.1
 """Over the curvature just met: the next step's may be a little larger."""
 MEMORY = 0.9
-"""Curvature met earlier fades by this a step. Four convex problems, 300 steps: 0.14 to 0.25 refusals a step and the same
-progress as with 0 (only the last step counts: 0.3 to 0.44 refusals); 0.98 or 1 (0.03 to 0.16) make slower progress.
+"""Curvature met earlier fades by this a step. Four convex problems, 300 steps: 0.14 to 0.25 refusals a step and the
+same progress as with 0 (only the last step counts: 0.3 to 0.44 refusals); with 0.98 or 1 (0.03 to 0.16) less progress.
 """
 
 
@@ -51,6 +51,7 @@ class Block:
         self._moved = self.failed
         self._fitted = self.failed
         self._least = torch.zeros_like(self.constant)
+        self._grown = torch.zeros_like(self.constant)
         self._change = torch.full((items,), torch.inf, dtype=torch.float64, device=start.device)
 
     def advance(
@@ -107,12 +108,14 @@ class Block:
             if attempt + 1 < self._tries:
                 growth = (met / self.constant).nan_to_num(MOST_GROWTH).clamp(GROWTH, MOST_GROWTH)
                 self.constant = torch.where(waiting, self.constant * growth, self.constant)
+                self._grown = torch.where(waiting, self.constant, self._grown)
         fits = active & ~waiting
         self._shrink(fits, curvature, informed)
         now = self._take(chosen, values, penalty(chosen), parts, penalty_now, fits, active)
-        # A constant below the curvature that rounding hides lets the inertia build up an oscillation.
+        # A constant below a curvature that rounding hides lets the inertia build up an oscillation; the one that
+        # followed the last refusal was large enough.
         hidden = active & ~self._moved & (inertia > 0) & ~informed
-        self.constant = torch.where(hidden, self.constant * GROWTH, self.constant)
+        self.constant = torch.where(hidden, torch.maximum(self.constant, self._grown), self.constant)
         return now
 
     def _shrink(self, fits: Tensor, curvature: Tensor, informed: Tensor) -> None:
