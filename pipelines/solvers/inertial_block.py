@@ -21,8 +21,8 @@ SHRINKAGE = 1.5
 MARGIN = 1.1
 """Over the curvature just met: the next step's may be a little larger."""
 MEMORY = 0.9
-"""Curvature met earlier fades by this a step. Four convex problems, 300 steps: 0.14 to 0.25 refusals a step and the same
-progress as with 0 (only the last step counts: 0.3 to 0.44 refusals); 0.98 or 1 (0.03 to 0.16) make slower progress.
+"""Curvature met earlier fades by this a step. Four convex problems, 300 steps: 0.14 to 0.25 refusals a step and the
+same progress as with 0 (only the last step counts: 0.3 to 0.44 refusals); with 0.98 or 1 (0.03 to 0.16) less progress.
 """
 
 
@@ -51,6 +51,7 @@ class Block:
         self._moved = self.failed
         self._fitted = self.failed
         self._least = torch.zeros_like(self.constant)
+        self._grown = torch.zeros_like(self.constant)
         self._change = torch.full((items,), torch.inf, dtype=torch.float64, device=start.device)
 
     def advance(
@@ -80,14 +81,15 @@ class Block:
         inertia = self._since_restart / (self._since_restart + 3)
         bar = self.point + spread(inertia, self.point) * (self.point - self._previous)
         at_bar, gradient = gradient_at(bar)
-        chosen, values, waiting = self.point, parts, active
+        candidate, values, waiting = self.point, parts, active
         curvature = torch.zeros_like(at_bar)
         informed = torch.zeros_like(active)
         for attempt in range(self._tries):
             step = 1 / self.constant
             candidate = proximal(bar - spread(step, bar) * gradient, step.to(bar.dtype.to_real()))
-            candidate_values = smooth(candidate)
-            value = candidate_values.sum(0)
+            # Items accepted before keep their constant, so they get the same candidate again.
+            values = smooth(candidate)
+            value = values.sum(0)
             d = candidate - bar
             length = squared_norm(d)
             above = value - at_bar - inner(gradient, d)
@@ -98,8 +100,6 @@ class Block:
             # A step so short that rounding hides its curvature is accepted whatever the constant.
             told = fits & (self.constant / 2 * length > slack)
             curvature, informed = torch.where(told, met, curvature), informed | told
-            chosen = candidate if bool(fits.all()) else torch.where(spread(fits, bar), candidate, chosen)
-            values = torch.where(fits, candidate_values, values)
             waiting = waiting & ~fits
             self.refusals += waiting
             if not bool(waiting.any()):
@@ -107,12 +107,14 @@ class Block:
             if attempt + 1 < self._tries:
                 growth = (met / self.constant).nan_to_num(MOST_GROWTH).clamp(GROWTH, MOST_GROWTH)
                 self.constant = torch.where(waiting, self.constant * growth, self.constant)
+                self._grown = torch.where(waiting, self.constant, self._grown)
         fits = active & ~waiting
         self._shrink(fits, curvature, informed)
-        now = self._take(chosen, values, penalty(chosen), parts, penalty_now, fits, active)
-        # A constant below the curvature that rounding hides lets the inertia build up an oscillation.
+        now = self._take(candidate, values, penalty(candidate), parts, penalty_now, fits, active)
+        # A constant below a curvature that rounding hides lets the inertia build up an oscillation; the one that
+        # followed the last refusal was large enough.
         hidden = active & ~self._moved & (inertia > 0) & ~informed
-        self.constant = torch.where(hidden, self.constant * GROWTH, self.constant)
+        self.constant = torch.where(hidden, torch.maximum(self.constant, self._grown), self.constant)
         return now
 
     def _shrink(self, fits: Tensor, curvature: Tensor, informed: Tensor) -> None:
@@ -129,7 +131,7 @@ class Block:
 
     def _take(
         self,
-        chosen: Tensor,
+        candidate: Tensor,
         values: Tensor,
         penalty_there: Tensor,
         parts: Tensor,
@@ -143,9 +145,9 @@ class Block:
         # Only a plain step may use the rounding: it has nothing to fall back to.
         slack = torch.where(inert, 0.0, self._rounding * (before.abs() + after.abs()).nan_to_num(0.0, posinf=0.0))
         moved = fits & (after <= before + slack)
-        self._change = _relative_change(chosen, self.point)
+        self._change = _relative_change(candidate, self.point)
         self._previous = torch.where(spread(active, self.point), self.point, self._previous)
-        self.point = chosen if bool(moved.all()) else torch.where(spread(moved, self.point), chosen, self.point)
+        self.point = candidate if bool(moved.all()) else torch.where(spread(moved, self.point), candidate, self.point)
         self._moved = moved
         self.failed = active & ~moved & ~inert
         self.restarts += active & ~moved & inert

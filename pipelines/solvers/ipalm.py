@@ -18,8 +18,8 @@ One iteration moves u, then v. For a block x with k accepted steps since its las
    the batch another gradient for the sake of one.
 3. An accepted L shrinks by 1.5, but not below the curvature met in the last steps,
    `2 (value(x+) - value(bar) - <gradient, d>) / |d|^2`, which is known without another evaluation. So it seldom shrinks
-   so far that the next step is refused. Where rounding hides the curvature it stays, and doubles when a step is not
-   taken.
+   so far that the next step is refused. Where rounding hides the curvature it stays, and goes back to what
+   followed the last refusal when a step is not taken.
 
 Evaluations per iteration, whatever the number of restarts: for u one gradient of H and of r and one value of each, one
 more value of each for each refusal; for v one gradient and one value of H, one more value for each refusal. Refused

@@ -139,13 +139,13 @@ def bilinear(y: Tensor) -> Problem:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.1, 100), st.sampled_from([torch.float32, torch.float64]))
 def test_objective_never_rises_on_a_problem_that_is_not_convex(seed: int, scale: float, dtype: torch.dtype):
     generator = torch.Generator().manual_seed(seed)
     y = scale * torch.randn(3, 6, dtype=dtype, generator=generator)
     u, v = torch.rand(3, 6, dtype=dtype, generator=generator), torch.randn(3, 6, dtype=dtype, generator=generator)
-    result = ipalm(bilinear(y), u, v, iterations=60, tolerance=0.0)
+    result = ipalm(bilinear(y), u, v, iterations=40, tolerance=0.0)
     assert objective_is_monotone(result, 40 * torch.finfo(dtype).eps)
     assert bool((result.objective[-1] < result.objective[0]).all())
     assert bool((result.u >= 0).all())
@@ -166,11 +166,11 @@ def test_each_item_gives_what_it_gives_alone():
     scale = torch.tensor([3.0, 10.0, 30.0], dtype=torch.float64)[:, None]
     y = scale * torch.randn(3, 6, dtype=torch.float64, generator=generator)
     start = torch.rand(3, 6, dtype=torch.float64, generator=generator)
-    together = ipalm(bilinear(y), start, start, iterations=300, tolerance=1e-5)
+    together = ipalm(bilinear(y), start, start, iterations=150, tolerance=1e-3)
     assert len(set(together.iterations.tolist())) == 3
     for item in range(3):
         one = slice(item, item + 1)
-        alone = ipalm(bilinear(y[one]), start[one], start[one], iterations=300, tolerance=1e-5)
+        alone = ipalm(bilinear(y[one]), start[one], start[one], iterations=150, tolerance=1e-3)
         assert torch.equal(alone.u[0], together.u[item])
         assert torch.equal(alone.v[0], together.v[item])
         steps = int(alone.iterations[0])
