@@ -127,7 +127,7 @@ def save_model(directory: Path, draft: CardDraft, tensors: Mapping[str, Tensor])
     card = Card.model_validate({**known, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
     _write(weights_path(directory, card.title), data, card.title)
     _write(card_path(directory, card.title), card.json_text().encode(), card.title)
-    _opened.pop(Entry(card.name, card.version, directory), None)
+    _forget(card.title)
     return card
 
 
@@ -141,7 +141,7 @@ def save_card(directory: Path, card: Card) -> None:
     entry = Entry(card.name, card.version, directory)
     check_weights(entry, card)
     _write(card_path(directory, card.title), card.json_text().encode(), card.title)
-    _opened.pop(entry, None)
+    _forget(card.title)
 
 
 def verify() -> dict[str, str]:
@@ -158,6 +158,12 @@ def verify() -> dict[str, str]:
         except ModelError as error:
             problems[entry.title] = str(error)
     return problems
+
+
+def _forget(title: str) -> None:
+    """Open it anew next time, by whatever path its directory is known."""
+    for entry in [entry for entry in _opened if entry.title == title]:
+        del _opened[entry]
 
 
 def _make_network(card: CardDraft) -> nn.Module:
