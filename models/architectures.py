@@ -41,18 +41,16 @@ def make_network(architecture: str, configuration: Mapping[str, Any]) -> nn.Modu
     where = known.get(architecture)
     if where is None:
         names = ", ".join(sorted(known)) or "none"
-        raise CardError(f"the architecture {architecture!r} is unknown; known here: {names}")
+        raise CardError(f"its architecture {architecture} is unknown; known here: {names}")
     module, _, attribute = where.partition(":")
     make = getattr(import_module(module), attribute)
     try:
         with torch.random.fork_rng(devices=[]):
             network = make(**configuration)
     except (TypeError, ValueError) as error:
-        raise CardError(f"the architecture {architecture} does not take the configuration of the card: {error}") from (
-            error
-        )
+        raise CardError(f"its architecture {architecture} does not take its configuration: {error}") from error
     if not isinstance(network, nn.Module):
-        raise CardError(f"the architecture {architecture} gives a {type(network).__name__}, not a network")
+        raise CardError(f"its architecture {architecture} gives a {type(network).__name__}, not a network")
     return network
 
 

@@ -91,7 +91,7 @@ class CalibrationRecord(Record):
     mode: str = Field(description="Kind of deviation it made, such as posterior or quick.")
     factor: float = Field(gt=0, description="What deviations are multiplied by.")
     floor: float = Field(
-        default=0.0, ge=0, description="Added to deviations, relative to the image normalised to about 1."
+        default=0.0, ge=0, description="Added to deviations, relative to bright intensities of the image."
     )
     level: float = Field(gt=0, lt=1, description="Coverage aimed at, such as 0.9.")
     n_scans: int = Field(ge=1, description="Scans, the exchangeable units, that it was found from.")
@@ -102,17 +102,18 @@ class CalibrationRecord(Record):
 
 
 class IntensityCurve(Record):
-    """Curve from intensities of results to true ones: straight between knots, images normalised to about 1."""
+    """Knots of a monotone curve from intensities of results to true ones, of images normalised to about 1."""
 
-    inputs: tuple[float, ...] = Field(min_length=2, description="Intensities of results, rising.")
-    outputs: tuple[float, ...] = Field(min_length=2, description="True intensities, never falling; one an input.")
+    inputs: tuple[float, ...] = Field(min_length=2, description="Intensities of results, rising from 0.")
+    outputs: tuple[float, ...] = Field(min_length=2, description="True intensities, rising from 0; one an input.")
 
     @model_validator(mode="after")
     def _rises(self) -> IntensityCurve:
         if len(self.inputs) != len(self.outputs):
             raise ValueError(f"{len(self.inputs)} inputs and {len(self.outputs)} outputs; as many are needed")
-        if any(a >= b for a, b in pairwise(self.inputs)) or any(a > b for a, b in pairwise(self.outputs)):
-            raise ValueError("inputs must rise from knot to knot and outputs must not fall")
+        for name, values in (("inputs", self.inputs), ("outputs", self.outputs)):
+            if values[0] != 0 or any(a >= b for a, b in pairwise(values)):
+                raise ValueError(f"{name} must rise from 0 from knot to knot, not {values}")
         return self
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ from models.catalogue import (
     strays,
     weights_path,
 )
-from models.errors import ModelError, WeightsError
+from models.errors import CardError, ModelError, WeightsError
 
 METADATA: Final = "echotrain"
 """Name of the only metadata of our files; one, because safetensors writes several in any order."""
@@ -64,8 +65,9 @@ class StoredModel:
 
     def build(self) -> nn.Module:
         """A network of one's own with these weights, on the CPU, ready for inference."""
-        network = make_network(self.card.architecture, self.card.configuration)
-        network.load_state_dict(self.tensors)
+        with torch.inference_mode(mode=False):  # a network made in it could never give a gradient
+            network = _make_network(self.card)
+            network.load_state_dict(self.tensors)
         return network.eval().requires_grad_(requires_grad=False)
 
 
@@ -96,7 +98,7 @@ def read_model(entry: Entry) -> StoredModel:
         raise WeightsError(f"model {entry.title}: the weights changed while they were read")
     if metadata != _metadata(card):
         raise WeightsError(f"model {entry.title}: the weights were saved with another configuration than the card's")
-    check_tensors(entry.title, make_network(card.architecture, card.configuration), tensors)
+    check_tensors(entry.title, _make_network(card), tensors)
     return StoredModel(card, tensors)
 
 
@@ -117,7 +119,7 @@ def save_model(directory: Path, draft: CardDraft, tensors: Mapping[str, Tensor])
         ModelError: the files cannot be written.
     """
     own = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    check_tensors(draft.title, make_network(draft.architecture, draft.configuration), own)
+    check_tensors(draft.title, _make_network(draft), own)
     data = save(own, {METADATA: _metadata(draft)})
     if len(data) > MOST_WEIGHTS_BYTES:
         raise WeightsError(f"model {draft.title}: the weights have {len(data)} bytes; at most {MOST_WEIGHTS_BYTES}")
@@ -125,7 +127,7 @@ def save_model(directory: Path, draft: CardDraft, tensors: Mapping[str, Tensor])
     card = Card.model_validate({**known, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
     _write(weights_path(directory, card.title), data, card.title)
     _write(card_path(directory, card.title), card.json_text().encode(), card.title)
-    _opened.pop(Entry(card.name, card.version, directory), None)
+    _forget(card.title)
     return card
 
 
@@ -139,7 +141,7 @@ def save_card(directory: Path, card: Card) -> None:
     entry = Entry(card.name, card.version, directory)
     check_weights(entry, card)
     _write(card_path(directory, card.title), card.json_text().encode(), card.title)
-    _opened.pop(entry, None)
+    _forget(card.title)
 
 
 def verify() -> dict[str, str]:
@@ -158,9 +160,25 @@ def verify() -> dict[str, str]:
     return problems
 
 
+def _forget(title: str) -> None:
+    """Open it anew next time, by whatever path its directory is known."""
+    for entry in [entry for entry in _opened if entry.title == title]:
+        del _opened[entry]
+
+
+def _make_network(card: CardDraft) -> nn.Module:
+    try:
+        return make_network(card.architecture, card.configuration)
+    except CardError as error:
+        raise CardError(f"model {card.title}: {error}") from error
+
+
 def _read(entry: Entry) -> tuple[dict[str, Tensor], str | None]:
     try:
-        with safe_open(str(entry.weights), framework="pt", device="cpu") as file:
+        with (
+            safe_open(str(entry.weights), framework="pt", device="cpu") as file,
+            torch.inference_mode(mode=False),  # tensors are kept, and used by others for gradients too
+        ):
             # Copies: what safetensors gives are views of the file, which would change when it does.
             tensors = {str(name): file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}

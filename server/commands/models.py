@@ -91,7 +91,7 @@ def _row(entry: Entry) -> tuple[str, str, str, str]:
         _say(str(error))
         verdict = "DIFFERS"
     else:
-        verdict = f"ok {card.sha256[:12]}"
+        verdict = "ok"
     return card.architecture, f"{card.bytes / 1e6:.2f} MB", verdict, card.licence
 
 
@@ -103,6 +103,8 @@ def _verify() -> None:
         _say(problem if title in problem else f"{title}: {problem}")
     for entry in entries():
         typer.echo(f"{entry.title}: {'does not match' if entry.title in problems else 'ok'}")
+    if not entries():
+        _say("there are no models to verify")
     if problems:
         raise typer.Exit(1)
 

@@ -159,10 +159,17 @@ def result_reply(result: JobResult) -> Reply:
 
 
 def decode_result(reply: Reply, queue_s: float, attempts: int) -> JobResult:
-    """The result behind `result_reply`, with how long the job waited and how often it was begun."""
-    stages = {str(name): float(seconds) for name, seconds in reply.fields["stages_s"].items()}
-    warnings = tuple(str(text) for text in reply.fields["warnings"])
-    outside = tuple(str(reason) for reason in reply.fields["outside_domain"])
+    """The result behind `result_reply`, with how long the job waited and how often it was begun.
+
+    Raises:
+        ExecutionError: not what a worker sends.
+    """
+    try:
+        stages = {str(name): float(seconds) for name, seconds in reply.fields["stages_s"].items()}
+        warnings = tuple(str(text) for text in reply.fields["warnings"])
+        outside = tuple(str(reason) for reason in reply.fields["outside_domain"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExecutionError("a worker sent a result that cannot be read") from error
     return JobResult(reply.images, {"queue": queue_s, **stages}, warnings, attempts, outside)
 
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from server.errors import DrainingError, ExecutionError, WorkerLostError
-from server.execution.encoding import Buffers, Reply, encode_job
+from server.execution.encoding import Buffers, Reply, decode_result, encode_job
 from server.execution.executor import Health, Job, JobResult
 from server.execution.failure import decode_failure
 from server.execution.launcher import ForkServer, WorkerDiedError, WorkerProcess
@@ -392,4 +392,9 @@ class ProcessExecutor:
 
 
 def _outcome(reply: Reply, queue_s: float, attempts: int) -> JobResult | Exception:
-    return decode_result(reply, queue_s, attempts) if reply.kind == "result" else decode_failure(reply.fields)
+    if reply.kind != "result":
+        return decode_failure(reply.fields)
+    try:
+        return decode_result(reply, queue_s, attempts)
+    except ExecutionError as error:
+        return error

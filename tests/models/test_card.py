@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from models.card import Card, CardDraft, parse_card
+from models.card import Card, CardDraft, Domain, parse_card
 from models.catalogue import SHIPPED, card_path, entries, find, read_card, strays, weights_path
 from models.errors import CardError
 from models.store import read_model
@@ -50,8 +50,8 @@ def test_a_card_reads_back_as_it_was_written(saved: Card) -> None:
         ("metrics", {"psnr_db": "NaN"}, "metrics.psnr_db: "),
         ("domain.data_residual", [1.2, 0.8], "the first number must be less than the second"),
         ("intensity", {"inputs": [0, 1], "outputs": [0, 1, 2]}, "2 inputs and 3 outputs"),
-        ("intensity", {"inputs": [0, 0], "outputs": [0, 1]}, "must rise"),
-        ("intensity", {"inputs": [0, 1], "outputs": [1, 0]}, "must not fall"),
+        ("intensity", {"inputs": [0, 0], "outputs": [0, 1]}, "inputs must rise from 0"),
+        ("intensity", {"inputs": [0, 1], "outputs": [0.1, 1]}, "outputs must rise from 0"),
         ("calibration", [{"pipeline": "p"}], "calibration.0.factor: Field required"),
     ],
 )
@@ -115,6 +115,21 @@ def test_people_find_everything_on_the_card(saved: Card) -> None:
         assert words in text, words
     assert "None: deviations are as the method gives them." in saved.markdown()
     assert "not corrected" in saved.markdown()
+
+
+@pytest.mark.parametrize(
+    ("values", "outside"),
+    [
+        ({"energy_per_pixel": -2.0, "data_residual": 1.0}, ()),
+        ({"energy_per_pixel": -2.6}, ("energy_per_pixel",)),
+        ({"energy_per_pixel": float("nan"), "data_residual": 1e9}, ("energy_per_pixel",)),
+        ({}, ()),
+    ],
+)
+def test_a_domain_names_what_lies_outside_and_checks_no_range_it_does_not_have(
+    values: dict[str, float], outside: tuple[str, ...]
+) -> None:
+    assert Domain(energy_per_pixel=(-2.5, -1.0)).outside(**values) == outside
 
 
 def test_every_field_of_a_card_is_described() -> None:

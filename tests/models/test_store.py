@@ -69,12 +69,22 @@ def test_building_leaves_the_random_numbers_as_they_were(saved: Card) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_a_model_opened_in_inference_mode_gives_gradients_outside_it(saved: Card) -> None:
+    with torch.inference_mode():
+        model = open_model(saved.title)
+        network = model.build()
+    image = torch.ones(3, requires_grad=True)
+    (network(image).sum() + (image * model.tensors["weight"]).sum()).backward()
+    assert torch.equal(image.grad, 2 * model.tensors["weight"].sum(0))
+
+
 def test_a_verified_model_is_opened_once_and_a_saved_one_anew(
     directory: Path, saved: Card, make_draft: Drafts, tensors: dict[str, Tensor]
 ) -> None:
     first = open_model("tiny-line")
     assert open_model("tiny-line@1.0.0") is first
-    save_model(directory, make_draft(), {name: tensor + 1 for name, tensor in tensors.items()})
+    same = directory / ".." / directory.name
+    save_model(same, make_draft(), {name: tensor + 1 for name, tensor in tensors.items()})
     assert open_model("tiny-line").card.sha256 != saved.sha256
 
 
@@ -215,9 +225,11 @@ def test_a_configuration_that_was_changed_behind_the_weights_is_noticed(director
 
 
 def test_an_architecture_is_known_and_takes_its_configuration(directory: Path, make_draft: Drafts, tensors) -> None:
-    with pytest.raises(CardError, match=r"architecture 'os.system' is unknown; known here: .*line"):
+    with pytest.raises(
+        CardError, match=r"tiny-line@1\.0\.0: its architecture os\.system is unknown; known here: .*line"
+    ):
         save_model(directory, make_draft(architecture="os.system"), tensors)
-    with pytest.raises(CardError, match="does not take the configuration"):
+    with pytest.raises(CardError, match="does not take its configuration"):
         save_model(directory, make_draft(configuration={"depth": 3}), tensors)
 
 

@@ -56,6 +56,7 @@ class FakeExecutor:
     rows: int = 1
     failures: dict[int, Exception] = field(default_factory=dict)
     delays_s: dict[int, float] = field(default_factory=dict)
+    outside_domain: dict[int, tuple[str, ...]] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
     stopped: bool = False
 
@@ -69,7 +70,9 @@ class FakeExecutor:
         await asyncio.sleep(self.delays_s.get(number, 0))
         if number in self.failures:
             raise self.failures[number]
-        return JobResult((self._image(number, 1), self._image(number, 2)), {"queue": 0.5, "recon": 0.25})
+        images = (self._image(number, 1), self._image(number, 2))
+        outside = self.outside_domain.get(number, ())
+        return JobResult(images, {"queue": 0.5, "recon": 0.25}, outside_domain=outside)
 
     def _image(self, number: int, series: int) -> Image:
         header = np.zeros((), IMAGE_HEADER)

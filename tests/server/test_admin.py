@@ -63,6 +63,7 @@ async def test_the_catalogue_is_served_from_the_first_scrape(serving: Any) -> No
         "echotrain_build_info{", "echotrain_sessions_active 0", "echotrain_received_bytes_total 0", "echotrain_sent_bytes_total 0",
         'echotrain_workers{state="idle"} 1', 'echotrain_worker_restarts_total{reason="crash"} 0', "echotrain_queue_depth 0",
         'echotrain_sessions_total{outcome="rejected_busy",pipeline="other"} 0', "echotrain_ready 1", "echotrain_draining 0",
+        'echotrain_outside_domain_total{pipeline="other",reason="energy_per_pixel"} 0',
         'echotrain_buffered_bytes{area="waiting"} 0', 'echotrain_backpressure_seconds_total{side="read_paused"} 0',
         "echotrain_event_loop_lag_seconds_count", "process_resident_memory_bytes",
         *(f'echotrain_protocol_errors_total{{kind="{kind}"}} 0' for kind in ERROR_KINDS),

@@ -92,6 +92,25 @@ async def test_nothing_of_the_header_reaches_logs_metrics_or_texts(
     assert written.getvalue().count("session_error") == 2
 
 
+async def test_results_outside_their_models_domain_are_counted_and_stand_in_the_record_of_the_session(
+    written: io.StringIO, serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    executor.outside_domain = {0: ("data_residual", "energy_per_pixel"), 5: ("data_residual",), 7: (CANARY, "\n")}
+    server = await serving()
+    async with Client("127.0.0.1", server.port) as client:
+        reply = await client.send_scan("zero_filled", small_scan.header, small_scan.batches)
+    while server.sessions:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert len(reply.images) == 24
+    counted = {"data_residual": 2, "energy_per_pixel": 1, "other": 1}
+    for reason, number in counted.items():
+        labels = {"pipeline": "zero_filled", "reason": reason}
+        assert server.metrics.registry.get_sample_value("echotrain_outside_domain_total", labels) == number
+    (record,) = [json.loads(line) for line in written.getvalue().splitlines() if "session_end" in line]
+    assert record["outside_domain"] == counted
+    assert CANARY not in written.getvalue() + server.metrics.text().decode()
+
+
 @pytest.mark.parametrize(
     "configuration",
     [
