@@ -1,0 +1,217 @@
+"""Picture of a calibration: is the deviation map as large as the error, and is it large where the error is?
+
+Six panels: reliability diagram, sparsification with the oracle and the maps that must be beaten, error against
+deviation in blocks, coverage scan by scan, and one image's error beside its scaled deviation in the same colours.
+Matplotlib without its global state, so that nothing here depends on a display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+
+from models.training.calibration import GRID, LEVELS, CalibrationReport, coverage
+from models.training.compared import ComparedImage, ComparedScan
+from models.training.conformal import quantile_of
+from models.training.ranking import BLOCK, FRACTIONS, block_means
+
+_BACKGROUND: Final = "#101418"
+_PANEL: Final = "#161c22"
+_TEXT: Final = "#e8e8e8"
+_FAINT: Final = "#9aa4ad"
+_GRID: Final = "#2a333b"
+_SCALED: Final = "#5aa9e6"
+_UNSCALED: Final = "#e07a5f"
+_GUIDE: Final = "#ffd76a"
+_BASELINES: Final = {"constant": "#7d8790", "image": "#8cc084", "gradient": "#c792ea"}
+_GOAL: Final = (0.85, 0.95)
+"""Coverage of the 90 % interval that counts as right."""
+_MEAN_OF_HALF_NORMAL: Final = sqrt(2 / np.pi)
+"""Mean error of a normal with deviation 1."""
+_PERCENT: Final = FuncFormatter(lambda value, _: f"{100 * value:g}")
+
+
+def write_reliability_figure(
+    path: Path,
+    title: str,
+    subtitle: str,
+    scans: Sequence[ComparedScan],
+    reports: tuple[CalibrationReport, CalibrationReport],
+) -> Path:
+    """Write the picture as a PNG.
+
+    Args:
+        path: of the PNG; its folder exists.
+        title: first line.
+        subtitle: below it; one or two lines.
+        scans: test scans with scaled deviations.
+        reports: of the test scans before and after scaling.
+
+    Raises:
+        OSError: the picture cannot be written.
+    """
+    before, after = reports
+    figure = cast("Any", Figure(figsize=(14.2, 9.0), facecolor=_BACKGROUND, dpi=120))
+    FigureCanvasAgg(figure)
+    figure.text(0.045, 0.966, title, color=_TEXT, fontsize=14, weight="bold", va="center")
+    figure.text(0.045, 0.947, subtitle, color=_FAINT, fontsize=9.5, va="top", linespacing=1.5)
+    grid = figure.add_gridspec(2, 3, left=0.055, right=0.965, bottom=0.07, top=0.855, wspace=0.26, hspace=0.34)
+    panels = [figure.add_subplot(grid[row, column]) for row in range(2) for column in range(3)]
+    _reliability(panels[0], scans, before, after)
+    _sparsification(panels[1], after)
+    _blocks(panels[2], scans)
+    _scans(panels[3], before, after)
+    _maps(figure, panels[4:], _typical(scans, after))
+    figure.savefig(path, facecolor=_BACKGROUND)
+    return path
+
+
+def _reliability(axes: Any, scans: Sequence[ComparedScan], before: CalibrationReport, after: CalibrationReport) -> None:
+    _dress(axes, "Reliability", "nominal level of the interval, %", "foreground inside the interval, %")
+    axes.plot([0, 1], [0, 1], color=_GUIDE, lw=1.2, ls=(0, (4, 3)), label="ideal", zorder=3)
+    rows = coverage(scans, GRID)
+    low, high = np.quantile(rows, 0.1, 0), np.quantile(rows, 0.9, 0)
+    axes.fill_between(GRID, low, high, color=_SCALED, alpha=0.2, lw=0, label="scaled, 80 % of the scans")
+    for report, colour, name in ((before, _UNSCALED, "as it comes"), (after, _SCALED, "scaled")):
+        error = report.expected_calibration_error
+        axes.plot(
+            GRID, report.reliability, color=colour, lw=1.8, label=f"{name}, mean gap {100 * error:.1f} %", zorder=4
+        )
+        axes.plot(LEVELS, report.coverage, "o", color=colour, ms=5, zorder=5)
+    axes.set(xlim=(0, 1), ylim=(0, 1.005), aspect="auto")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_PERCENT)
+    _legend(axes, "upper left")
+
+
+def _sparsification(axes: Any, report: CalibrationReport) -> None:
+    _dress(axes, "Sparsification", "pixels removed, largest value first, %", "mean error left / mean error of all")
+    axes.plot(FRACTIONS, report.oracle, color=_GUIDE, lw=1.2, ls=(0, (4, 3)), label="oracle: by the error itself")
+    for baseline in report.baselines:
+        axes.plot(FRACTIONS, baseline.curve, color=_BASELINES[baseline.name], lw=1.3,
+                  label=f"{baseline.name}, AUSE {baseline.ause:.3f}")  # fmt: skip
+    own = report.deviation
+    axes.plot(FRACTIONS, own.curve, color=_SCALED, lw=2.2, label=f"deviation, AUSE {own.ause:.3f}", zorder=4)
+    axes.fill_between(FRACTIONS, report.oracle, own.curve, color=_SCALED, alpha=0.1, lw=0)
+    top = max(1.15, min(float(np.max([baseline.curve for baseline in report.baselines])) * 1.04, 1.8))
+    axes.set(xlim=(0, 1), ylim=(0, top))
+    axes.xaxis.set_major_formatter(_PERCENT)
+    _legend(axes, "lower left")
+
+
+def _blocks(axes: Any, scans: Sequence[ComparedScan]) -> None:
+    _dress(axes, f"Blocks of {BLOCK} x {BLOCK} pixels", "mean deviation, % of bright intensity",
+           "mean error, % of bright intensity")  # fmt: skip
+    images = [image for scan in scans for image in scan.images]
+    deviations = 100 * np.concatenate([block_means(image.relative_deviation, image.foreground) for image in images])
+    errors = 100 * np.concatenate([block_means(image.error, image.foreground) for image in images])
+    seen = (deviations > 0) & (errors > 0)
+    if not seen.any():
+        axes.text(
+            0.5, 0.5, "no block with an error and a deviation", color=_FAINT, ha="center", transform=axes.transAxes
+        )
+        return
+    x, y = deviations[seen], errors[seen]
+    axes.set(xscale="log", yscale="log")
+    order = np.random.default_rng(0).permutation(len(x))[:6000]
+    axes.scatter(x[order], y[order], s=5, color=_SCALED, alpha=_opacity(len(order)), lw=0, rasterized=True)
+    middle, quantiles = _running(x, y)
+    axes.plot(middle, quantiles[1], color=_TEXT, lw=1.8, label="median", zorder=4)
+    axes.plot(middle, quantiles[0], color=_TEXT, lw=0.9, ls=":", zorder=4)
+    axes.plot(middle, quantiles[2], color=_TEXT, lw=0.9, ls=":", label="10 and 90 %", zorder=4)
+    low, high = np.quantile(np.concatenate([x, y]), [0.002, 0.9995])
+    ends = np.array([low / 1.4, high * 1.4])
+    axes.plot(ends, ends * _MEAN_OF_HALF_NORMAL, color=_GUIDE, lw=1.2, ls=(0, (4, 3)), label="normal errors: 0.80 s")
+    axes.set(xlim=(np.quantile(x, 0.001) / 1.2, np.quantile(x, 0.999) * 1.2), ylim=tuple(ends))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(FuncFormatter(_minor_label))
+    _legend(axes, "upper left")
+
+
+def _scans(axes: Any, before: CalibrationReport, after: CalibrationReport) -> None:
+    level = LEVELS.index(0.9)
+    _dress(axes, "90 % intervals, scan by scan", "test scans, sorted", "foreground inside the interval, %")
+    scaled = np.array([row[level] for row in after.coverage_of_scans])
+    raw = np.array([row[level] for row in before.coverage_of_scans])
+    order = np.argsort(scaled, kind="stable")
+    places = np.arange(1, len(order) + 1)
+    axes.axhspan(*_GOAL, color=_GUIDE, alpha=0.12, lw=0, label="85 to 95 %")
+    axes.axhline(0.9, color=_GUIDE, lw=1.0, ls=(0, (4, 3)))
+    axes.vlines(places, raw[order], scaled[order], color=_GRID, lw=1.2)
+    axes.plot(places, raw[order], "o", color=_UNSCALED, ms=4.5, label=f"as it comes, mean {100 * raw.mean():.1f} %")
+    axes.plot(places, scaled[order], "o", color=_SCALED, ms=5.5, label=f"scaled, mean {100 * scaled.mean():.1f} %")
+    axes.set(xlim=(0.3, len(order) + 0.7), ylim=(min(0.5, float(raw.min()) - 0.05, float(scaled.min()) - 0.05), 1.01))
+    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _legend(axes, "lower right")
+
+
+def _maps(figure: Any, panels: Sequence[Any], image: ComparedImage) -> None:
+    """Error beside half width of the 90 % interval, in the same colours."""
+    width = 100 * quantile_of(0.9) * image.relative_deviation
+    error = 100 * image.error
+    rows, columns = (slice(max(int(each.min()) - 3, 0), int(each.max()) + 4) for each in np.nonzero(image.foreground))
+    brightest = float(np.quantile(width[image.foreground], 0.995))
+    shown = None
+    for axes, values, name in ((panels[0], error, "Error"), (panels[1], width, "Half width of the 90 % interval")):
+        masked = np.ma.masked_where(~image.foreground, values)[rows, columns]
+        axes.set_facecolor("#000000")
+        shown = axes.imshow(masked, cmap="inferno", vmin=0, vmax=brightest, interpolation="nearest")
+        axes.set_title(f"{name}, the scan in the middle", color=_TEXT, fontsize=10.5, loc="left", pad=7)
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    bar = figure.colorbar(shown, ax=list(panels), fraction=0.025, pad=0.015)
+    bar.outline.set_edgecolor(_FAINT)
+    bar.ax.tick_params(colors=_FAINT, labelsize=8, length=2)
+    bar.set_label("% of bright intensity; foreground only", color=_FAINT, fontsize=9)
+
+
+def _typical(scans: Sequence[ComparedScan], report: CalibrationReport) -> ComparedImage:
+    """The middle image of the scan whose coverage is the median one."""
+    rows = [row[LEVELS.index(0.9)] for row in report.coverage_of_scans]
+    scan = scans[int(np.argsort(rows, kind="stable")[len(rows) // 2])]
+    return scan.images[len(scan.images) // 2]
+
+
+def _running(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Median of x, and 10, 50, 90 % of y, in up to 15 groups of equal size along x."""
+    n_groups = max(min(15, len(x) // 20), 1)
+    groups = np.array_split(np.argsort(x, kind="stable"), n_groups)
+    quantiles = np.array([np.quantile(y[group], [0.1, 0.5, 0.9]) for group in groups]).T
+    return np.array([np.median(x[group]) for group in groups]), quantiles
+
+
+def _opacity(n_points: int) -> float:
+    return float(np.clip(300 / n_points, 0.12, 0.8))
+
+
+def _minor_label(value: float, _: int) -> str:
+    """2 and 5 between powers of ten; more would not fit."""
+    first = float(f"{value:.0e}".partition("e")[0])
+    return f"{value:g}" if first in (2, 5) else ""
+
+
+def _dress(axes: Any, title: str, x: str, y: str) -> None:
+    axes.set_facecolor(_PANEL)
+    axes.set_title(title, color=_TEXT, fontsize=10.5, loc="left", pad=7)
+    axes.set_xlabel(x, color=_FAINT, fontsize=9)
+    axes.set_ylabel(y, color=_FAINT, fontsize=9)
+    axes.tick_params(colors=_FAINT, labelsize=8, length=3, which="both")
+    axes.grid(color=_GRID, lw=0.6)
+    axes.set_axisbelow(True)
+    for spine in axes.spines.values():
+        spine.set_color(_GRID)
+
+
+def _legend(axes: Any, place: str) -> None:
+    axes.legend(loc=place, fontsize=8, labelcolor=_TEXT, facecolor=_PANEL, edgecolor=_GRID, framealpha=0.9)
