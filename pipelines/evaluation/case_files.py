@@ -3,8 +3,7 @@
 Understood are
 
 1. real arrays `(slice, y, x)`, one dataset a subject, alone or in one group a patient: magnitude images;
-2. complex arrays `(slice, y, x)` called `image...`: complex images. Nothing says whose they are, so that each counts
-   as a scan of its own;
+2. complex arrays `(slice, y, x)` called `image...`: complex images, all of one scan: nothing says otherwise;
 3. complex arrays `(slice, ky, kx)` whose name holds `kspace`: fully sampled, one channel;
 4. `kspace` `(coil, ky, kx)` or `coil_images` `([slice,] coil, y, x)` in the root: fully sampled, several channels;
 5. fastMRI (arXiv 1811.08839): `kspace` `(slice, coil, ky, kx)`, or `(slice, ky, kx)` beside `reconstruction_esc`;
@@ -28,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.errors import EvaluationError
-from pipelines.operators.fourier import to_image
+from pipelines.operators.fourier import to_image, to_kspace
 
 SIDES = (16, 2048)
 """Fewest and most pixels along y and x."""
@@ -39,7 +38,9 @@ MOST_BYTES = 1 << 30
 FAINT = 0.25
 """A slice of integers whose maximum is below this part of their range lies beyond the object."""
 MOST_MISSING = 0.01
-"""Part of the points within the measured extent of k-space that may be exactly zero."""
+"""Part of the points within the measured extent of k-space that may be zero."""
+ROUNDING = 1e-7
+"""Of single precision, relative to the largest value."""
 
 
 class Content(Enum):
@@ -129,10 +130,14 @@ def load_slice(stored: StoredSlice) -> NDArray[Any] | None:
 
 
 def missing_part(kspace: NDArray[np.complex64]) -> float:
-    """Part of the points of `(coils, ky, kx)` that are zero in all coils, within the extent that holds any at all."""
-    rows, columns = np.nonzero(np.abs(kspace).max(0))
-    if len(rows) == 0:
+    """Part of the points of `(coils, ky, kx)` that are zero in all coils, within the extent that holds others.
+
+    Zero up to rounding: coil images may be zero-filled ones of an undersampled scan.
+    """
+    power = np.abs(kspace).max(0)
+    if not power.any():
         return 1.0
+    rows, columns = np.nonzero(power > ROUNDING * power.max())
     return 1 - len(rows) / int((rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1))
 
 
@@ -157,7 +162,7 @@ def _slices_of(path: Path, file: h5py.File) -> list[StoredSlice]:
         if content is None:
             others.append(f"{name} {item.shape} {item.dtype}"[:100])
             return
-        found.extend(_slices(path, item, content, name.split("/")[0], None, has_slices=True))
+        found.extend(_slices(path, item, content, f"{path.stem}/{name.split('/')[0]}", None, has_slices=True))
 
     file.visititems(visit)
     if not found:
@@ -199,7 +204,7 @@ def _slices(
             abs(index - shape[0] // 2),
             content,
             f"{whole}/{index}",
-            f"{path.stem}/{index}" if content is Content.IMAGE else scan,
+            scan,
             size,
         )
         for index in range(shape[0])

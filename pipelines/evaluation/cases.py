@@ -45,7 +45,7 @@ class Case:
 
     Attributes:
         name: of the slice, unique in its data set.
-        scan: the exchangeable unit it belongs to: subject, patient.
+        scan: the exchangeable unit it belongs to: subject, patient, or the file where nothing tells them apart.
         coil_images: fully sampled; they carry the image's phase.
         truth: root sum of squares of them, maximum 1.
         noise_std: root of `E|n|^2` that a sample of `coil_images` holds already, estimated at the edges of k-space;
@@ -102,8 +102,8 @@ def undersample(case: Case, sampling: str, noise: float, seed: int) -> Prepared:
         case: what to measure.
         sampling: name of the pattern (`pipelines.evaluation.samplings`).
         noise: root of `E|n|^2` added to a sample of k-space (orthonormal transform) over the maximum of the truth.
-        seed: of noise and pattern. Noise depends on it and on the case: each point of Cartesian k-space gets the same
-            one in every pattern. The pattern depends on it, the scan and the size, as slices of a scan share theirs.
+        seed: of noise and pattern, which also depend on the case's name. Each point of Cartesian k-space gets the same
+            noise in every pattern.
 
     Raises:
         EvaluationError: there is no such pattern, or the noise is not a number of at least 0.
@@ -113,7 +113,7 @@ def undersample(case: Case, sampling: str, noise: float, seed: int) -> Prepared:
         raise EvaluationError(f"noise must be at least 0, not {noise}")
     added = noise * float(case.truth.max())
     noise_rng = np.random.default_rng([seed, crc32(case.name.encode()), 1])
-    pattern_rng = np.random.default_rng([seed, crc32(case.scan.encode()), 2])
+    pattern_rng = np.random.default_rng([seed, crc32(case.name.encode()), 2])
     level = hypot(added, case.noise_std)
     is_measured = added >= case.noise_std
     if isinstance(pattern, Radial):
