@@ -6,7 +6,8 @@ PipelineError
 │   └── BudgetError      the header asks for more memory than the limit allows
 ├── ParameterError       a pipeline parameter is unknown or out of range
 ├── UnknownPipelineError a name that is not in the registry
-└── ReconstructionError  numbers that cannot be reconstructed (no data, not finite, singular)
+├── ReconstructionError  numbers that cannot be reconstructed (no data, not finite, singular)
+└── EvaluationError      a file of evaluation cases or a name of a sampling that is not understood; never in a scan
 
 Every error has a stable `code` (shown to the scanner and in the log) and an `advice`: one plain sentence on what to do.
 Messages say what was expected, what came, and where; never a name, a date or an id of a patient, never a path.
@@ -60,3 +61,13 @@ class ReconstructionError(PipelineError):
 
     code = "reconstruction_failed"
     advice = "Repeat the scan; if it happens again report the session id."
+
+
+class EvaluationError(PipelineError):
+    """Evaluation data are not understood.
+
+    Comes to whoever runs an evaluation, never to a scanner: only here may a message name a file.
+    """
+
+    code = "bad_evaluation_data"
+    advice = "Give a file with images or fully sampled k-space, as described in `pipelines/evaluation/case_files.py`."

@@ -211,7 +211,7 @@ def _calibration(
     fewest = min(FEWEST_CALIBRATION_LINES, int(counts.shape[-1]))
     if group.calibration is not None:
         weights = group.calibration.counts
-        box = _centred_box(weights > 0, fewest)
+        box = centred_box(weights > 0, fewest)
         if box is not None:
             kspace = _to_device(group.calibration.kspace, str(lines.device))
             if correction.calibration_phase is not None:
@@ -222,7 +222,7 @@ def _calibration(
             return (mean if whitening is None else whiten(mean[None], whitening, scale[:1])[0]), True
     total = counts.sum(0)
     sampled = (total > 0).cpu().numpy()
-    box = _centred_box(sampled & group.calibration_lines, fewest) or _centred_box(sampled, fewest)
+    box = centred_box(sampled & group.calibration_lines, fewest) or centred_box(sampled, fewest)
     if box is None:
         return None, False
     weighted = lines * counts[:, *measured.index][:, None, None, :, None]
@@ -257,7 +257,7 @@ def _measured_centre(calibration: Tensor, extent: tuple[int, int]) -> Tensor:
     return calibration[..., centre - half : centre + half] if 2 * half < calibration.shape[-1] else calibration
 
 
-def _centred_box(sampled: NDArray[np.bool_], fewest: int) -> tuple[slice, slice] | None:
+def centred_box(sampled: NDArray[np.bool_], fewest: int) -> tuple[slice, slice] | None:
     """The largest block around the centre of `(z, y)` sampled completely; None with fewer than `fewest` lines of y."""
     best: tuple[slice, slice] | None = None
     n_z, n_y = sampled.shape

@@ -286,7 +286,7 @@ def _replica_variance(
     """Variance over reconstructions of pure noise, averaged over neighbouring pixels."""
     weights = sampling_weights(counts[None], readout_sampled)
     forward = encoding(maps, weights)
-    replicas = REPLICAS if maps.shape[1] < REPLICA_WINDOW_VOLUME else REPLICAS_VOLUME
+    replicas = REPLICAS if 1 in _window(maps.shape[1:]) else REPLICAS_VOLUME
     beyond = None if penalty is None else penalty.expand(replicas, -1, -1, -1)
     normal = ColumnNormal(maps, weights.expand(replicas, -1, -1, -1), beyond)
     generator = torch.Generator("cpu").manual_seed(0)
@@ -312,7 +312,15 @@ def _replica_variance(
 
 
 def _window_mean(values: Float32[Tensor, "z y x"]) -> Float32[Tensor, "z y x"]:
-    """Mean over a box, of which only the part inside the image counts; along z in volumes only."""
-    along_z = REPLICA_WINDOW_VOLUME if values.shape[0] >= REPLICA_WINDOW_VOLUME else 1
-    sizes = (along_z, REPLICA_WINDOW, REPLICA_WINDOW)
+    """Mean over a box, of which only the part inside the image counts."""
+    sizes = _window(values.shape)
     return avg_pool3d(values[None], sizes, 1, [size // 2 for size in sizes], count_include_pad=False)[0]
+
+
+def _window(shape: Sequence[int]) -> tuple[int, int, int]:
+    """The box along z, y, x; 1 along an axis shorter than it, as z is in single slices."""
+    z, y, x = (
+        size if n >= size else 1
+        for size, n in zip((REPLICA_WINDOW_VOLUME, REPLICA_WINDOW, REPLICA_WINDOW), shape, strict=True)
+    )
+    return z, y, x

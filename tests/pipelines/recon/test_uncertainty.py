@@ -97,13 +97,13 @@ def test_undersampling_along_z_is_treated_like_undersampling_along_y():
     np.testing.assert_allclose(found, dense_deviation(maps, counts, 1.0, 0.05, everywhere), rtol=5e-3)
 
 
-@pytest.mark.parametrize("case", ["two axes", "asymmetric echo"])
+@pytest.mark.parametrize("case", ["two axes", "two axes, one column", "asymmetric echo"])
 def test_replicas_agree_with_the_dense_matrix_where_nothing_is_separable(case):
-    z, y, x = (6, 8, 6) if case == "two axes" else (1, 16, 16)
+    z, y, x = {"two axes": (6, 8, 6), "two axes, one column": (16, 18, 1), "asymmetric echo": (1, 16, 16)}[case]
     maps = random_maps(7, 4, z, y, x)
     counts = torch.ones((z, y))
     everywhere = torch.ones(x, dtype=torch.bool)
-    if case == "two axes":
+    if "two axes" in case:
         counts[(torch.arange(z)[:, None] + torch.arange(y)) % 2 == 0] = 0
     else:
         counts[:, ::2] = 0
