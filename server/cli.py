@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "inspect": "Show what a scan file holds: header, encoding, flags, sampling, noise.",
     "view": "Make a picture of images: magnitude, uncertainty, difference to a reference.",
     "demo": "Start a server here, stream scans through it, leave pictures and files.",
+    "calibrate": "Compare a pipeline's uncertainty with errors of known data, and fit its scale.",
     "noise": "List or export the noise measurements that a server has kept.",
     "config": "Show every setting, its value and where the value came from.",
     "doctor": "Check this machine and print a fix for whatever is wrong.",

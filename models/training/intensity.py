@@ -14,7 +14,7 @@ That is a regression: noise in the reconstruction flattens it a little, as it mu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import least_squares
 from torch import Tensor
+
+from models.training.compared import ComparedImage, ComparedScan, bright_intensity
 
 QUANTILES: Final = (0.1, 0.3, 0.5, 0.7, 0.9, 0.995)
 FEWEST_PIXELS: Final = 64
@@ -136,6 +138,37 @@ def fit_intensity(
     fitted = least_squares(residual, np.ones(len(steps)), bounds=(LEAST_SLOPE, np.inf), xtol=1e-12, ftol=1e-12)
     values = np.concatenate([[0.0], np.cumsum(fitted.x * steps)])
     return IntensityMap(tuple(knots.tolist()), tuple(values.tolist()))
+
+
+def fit_intensity_of(scans: Sequence[ComparedScan]) -> IntensityMap:
+    """Fit a map to the foreground of calibration scans, in units of each image's bright intensity; errors as above."""
+    images = [image for scan in scans for image in scan.images]
+    return fit_intensity(
+        [
+            (
+                image.image[image.foreground] / bright_intensity(image.image),
+                image.reference[image.foreground] / bright_intensity(image.image),
+            )
+            for image in images
+        ]
+    )
+
+
+def correct_intensity(scans: Sequence[ComparedScan], curve: IntensityMap) -> list[ComparedScan]:
+    """The scans with mapped images and deviations."""
+    return [ComparedScan(scan.name, tuple(_corrected(image, curve) for image in scan.images)) for scan in scans]
+
+
+def _corrected(image: ComparedImage, curve: IntensityMap) -> ComparedImage:
+    mapped, deviation = (
+        each.numpy()
+        for each in curve(
+            torch.from_numpy(np.asarray(image.image, np.float32)),
+            torch.from_numpy(np.asarray(image.deviation, np.float32)),
+            bright_intensity(image.image),
+        )
+    )
+    return replace(image, image=mapped, deviation=deviation)
 
 
 def _gathered(

@@ -1,7 +1,7 @@
 """Picture of a calibration: is the deviation map as large as the error, and is it large where the error is?
 
-Six panels: reliability diagram, sparsification with the oracle and the maps that must be beaten, error against
-deviation in blocks, coverage scan by scan, and one image's error beside its scaled deviation in the same colours.
+Panels: reliability diagram, sparsification with the oracle and the maps that must be beaten, error against deviation in
+blocks, coverage scan by scan, and one image with its error and its scaled deviation, these two in the same colours.
 Matplotlib without its global state, so that nothing here depends on a display.
 """
 
@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from models.training.calibration import GRID, LEVELS, CalibrationReport, coverage
-from models.training.compared import ComparedImage, ComparedScan
+from models.training.compared import ComparedImage, ComparedScan, bright_intensity
 from models.training.conformal import quantile_of
 from models.training.ranking import BLOCK, FRACTIONS, block_means
 
@@ -63,13 +63,14 @@ def write_reliability_figure(
     FigureCanvasAgg(figure)
     figure.text(0.045, 0.966, title, color=_TEXT, fontsize=14, weight="bold", va="center")
     figure.text(0.045, 0.947, subtitle, color=_FAINT, fontsize=9.5, va="top", linespacing=1.5)
-    grid = figure.add_gridspec(2, 3, left=0.055, right=0.965, bottom=0.07, top=0.855, wspace=0.26, hspace=0.34)
-    panels = [figure.add_subplot(grid[row, column]) for row in range(2) for column in range(3)]
-    _reliability(panels[0], scans, before, after)
-    _sparsification(panels[1], after)
-    _blocks(panels[2], scans)
-    _scans(panels[3], before, after)
-    _maps(figure, panels[4:], _typical(scans, after))
+    grid = figure.add_gridspec(2, 3, left=0.055, right=0.955, bottom=0.07, top=0.855, wspace=0.26, hspace=0.34)
+    top = [figure.add_subplot(grid[0, column]) for column in range(3)]
+    _reliability(top[0], scans, before, after)
+    _sparsification(top[1], after)
+    _blocks(top[2], scans)
+    _scans(figure.add_subplot(grid[1, 0]), before, after)
+    maps = grid[1, 1:].subgridspec(1, 4, width_ratios=(1, 1, 1, 0.05), wspace=0.06)
+    _maps(figure, [figure.add_subplot(maps[0, column]) for column in range(4)], _typical(scans, after))
     figure.savefig(path, facecolor=_BACKGROUND)
     return path
 
@@ -131,9 +132,9 @@ def _blocks(axes: Any, scans: Sequence[ComparedScan]) -> None:
     ends = np.array([low / 1.4, high * 1.4])
     axes.plot(ends, ends * _MEAN_OF_HALF_NORMAL, color=_GUIDE, lw=1.2, ls=(0, (4, 3)), label="normal errors: 0.80 s")
     axes.set(xlim=(np.quantile(x, 0.001) / 1.2, np.quantile(x, 0.999) * 1.2), ylim=tuple(ends))
-    for axis in (axes.xaxis, axes.yaxis):
+    for axis, (first, last) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(FuncFormatter(_minor_label))
+        axis.set_minor_formatter(FuncFormatter(_few_labels if last > 8 * first else _more_labels))
     _legend(axes, "upper left")
 
 
@@ -149,31 +150,38 @@ def _scans(axes: Any, before: CalibrationReport, after: CalibrationReport) -> No
     axes.vlines(places, raw[order], scaled[order], color=_GRID, lw=1.2)
     axes.plot(places, raw[order], "o", color=_UNSCALED, ms=4.5, label=f"as it comes, mean {100 * raw.mean():.1f} %")
     axes.plot(places, scaled[order], "o", color=_SCALED, ms=5.5, label=f"scaled, mean {100 * scaled.mean():.1f} %")
-    axes.set(xlim=(0.3, len(order) + 0.7), ylim=(min(0.5, float(raw.min()) - 0.05, float(scaled.min()) - 0.05), 1.01))
+    # Room for the legend below all points.
+    lowest = max(min(float(raw.min()), float(scaled.min()), 0.84), 0.0)
+    axes.set(xlim=(0.3, len(order) + 0.7), ylim=(lowest - 0.38 * (1.02 - lowest), 1.02))
+    axes.set_yticks([tick for tick in np.arange(0, 1.01, 0.05 if lowest > 0.7 else 0.1) if tick >= lowest - 0.05])
     axes.yaxis.set_major_formatter(_PERCENT)
     axes.xaxis.get_major_locator().set_params(integer=True)
     _legend(axes, "lower right")
 
 
 def _maps(figure: Any, panels: Sequence[Any], image: ComparedImage) -> None:
-    """Error beside half width of the 90 % interval, in the same colours."""
-    width = 100 * quantile_of(0.9) * image.relative_deviation
-    error = 100 * image.error
+    """The image, its error, and the half width of the 90 % interval in the colours of the error."""
     rows, columns = (slice(max(int(each.min()) - 3, 0), int(each.max()) + 4) for each in np.nonzero(image.foreground))
-    brightest = float(np.quantile(width[image.foreground], 0.995))
+    inside = image.foreground
+    width, error = 100 * quantile_of(0.9) * image.relative_deviation, 100 * image.error
+    brightest = max(float(np.quantile(width[inside], 0.995)), float(np.quantile(error[inside], 0.98)), 1e-12)
+    bright = bright_intensity(image.image)
     shown = None
-    for axes, values, name in ((panels[0], error, "Error"), (panels[1], width, "Half width of the 90 % interval")):
-        masked = np.ma.masked_where(~image.foreground, values)[rows, columns]
+    for axes, values, name, colours, limit in (
+        (panels[0], image.image, "Median test scan: image", "gray", bright),
+        (panels[1], np.where(inside, error, 0), "error", "inferno", brightest),
+        (panels[2], np.where(inside, width, 0), "90 % interval, half width", "inferno", brightest),
+    ):
         axes.set_facecolor("#000000")
-        shown = axes.imshow(masked, cmap="inferno", vmin=0, vmax=brightest, interpolation="nearest")
-        axes.set_title(f"{name}, the scan in the middle", color=_TEXT, fontsize=10.5, loc="left", pad=7)
-        axes.set(xticks=[], yticks=[])
+        shown = axes.imshow(values[rows, columns], cmap=colours, vmin=0, vmax=limit, interpolation="nearest")
+        axes.set_title(name, color=_TEXT, fontsize=10.5, loc="left", pad=7)
+        axes.set(xticks=[], yticks=[], anchor="N")
         for spine in axes.spines.values():
             spine.set_visible(False)
-    bar = figure.colorbar(shown, ax=list(panels), fraction=0.025, pad=0.015)
+    bar = figure.colorbar(shown, cax=panels[3])
     bar.outline.set_edgecolor(_FAINT)
-    bar.ax.tick_params(colors=_FAINT, labelsize=8, length=2)
-    bar.set_label("% of bright intensity; foreground only", color=_FAINT, fontsize=9)
+    panels[3].tick_params(colors=_FAINT, labelsize=8, length=2)
+    bar.set_label("% of bright intensity (foreground)", color=_FAINT, fontsize=9)
 
 
 def _typical(scans: Sequence[ComparedScan], report: CalibrationReport) -> ComparedImage:
@@ -195,10 +203,14 @@ def _opacity(n_points: int) -> float:
     return float(np.clip(300 / n_points, 0.12, 0.8))
 
 
-def _minor_label(value: float, _: int) -> str:
-    """2 and 5 between powers of ten; more would not fit."""
-    first = float(f"{value:.0e}".partition("e")[0])
-    return f"{value:g}" if first in (2, 5) else ""
+def _few_labels(value: float, _: int) -> str:
+    """2 and 5 between powers of ten, where more would not fit."""
+    return f"{value:g}" if f"{value:.0e}"[0] in "25" else ""
+
+
+def _more_labels(value: float, _: int) -> str:
+    """2 to 5 and 7 between powers of ten, where less than a decade is shown."""
+    return f"{value:g}" if f"{value:.0e}"[0] in "23457" else ""
 
 
 def _dress(axes: Any, title: str, x: str, y: str) -> None:

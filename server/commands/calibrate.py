@@ -1,0 +1,282 @@
+"""`echotrain calibrate`: are a pipeline's deviation maps right, and by which factor must they be scaled?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import torch
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from models.training.calibration import LEVELS, CalibrationReport, assess, calibration_record
+from models.training.compared import ComparedScan, by_scan, split
+from models.training.conformal import Guarantee, Scaling, choose, fit_scaling
+from models.training.intensity import IntensityMap, correct_intensity, fit_intensity_of
+from models.training.reliability_figure import write_reliability_figure
+from pipelines.evaluation.comparison import Condition, JudgedCase, choose_cases, judge_cases
+from pipelines.recon.reconstruction import Reconstruction
+from pipelines.registry import find
+from server.delivery import check_writable, parse_parameters
+from server.errors import FileError, SettingsError
+
+CONFORMAL = "conformal"
+"""First word of `Reconstructed.calibration` where a factor has been applied already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What calibration found.
+
+    Attributes:
+        scaling: fitted to the calibration half.
+        intensity: correction fitted to it, if asked for.
+        test: scans of the test half, scaled.
+        before: report of the test half before scaling.
+        after: the same after scaling.
+        by_condition: after scaling, each way of measuring apart.
+    """
+
+    scaling: Scaling
+    intensity: IntensityMap | None
+    test: list[ComparedScan]
+    before: CalibrationReport
+    after: CalibrationReport
+    by_condition: dict[str, CalibrationReport]
+
+
+def main(
+    pipeline: Annotated[str, typer.Argument(help="Pipeline to calibrate.", metavar="PIPELINE")],
+    data: Annotated[Path, typer.Argument(help="HDF5 file or folder with a known truth.", metavar="DATA")],
+    sampling: Annotated[
+        list[str] | None, typer.Option(help="Undersampling pattern; may be repeated.  [default: cartesian4_acl8]")
+    ] = None,
+    noise: Annotated[
+        list[float] | None,
+        typer.Option(help="Noise of a k-space sample over the brightest pixel; may be repeated.  [default: 0.02]"),
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter", "--parameters", help="Parameter of the pipeline; may be repeated.", metavar="NAME=VALUE"
+        ),
+    ] = None,
+    scans: Annotated[int, typer.Option(help="Scans (subjects) to use, at least 2.", min=2)] = 20,
+    slices: Annotated[int, typer.Option(help="Slices of each scan.", min=1)] = 1,
+    coils: Annotated[int, typer.Option(help="Receive channels where data have none.", min=1, max=128)] = 8,
+    guarantee: Annotated[
+        Guarantee | None, typer.Option(help="What is promised of new scans; by default bound, or scans if too few.")
+    ] = None,
+    level: Annotated[float, typer.Option(help="Coverage of the intervals.", min=0.5, max=0.99)] = 0.9,
+    delta: Annotated[float, typer.Option(help="Probability that the promise fails.", min=0.001, max=0.5)] = 0.1,
+    floor: Annotated[float, typer.Option(help="Added to deviations, relative to bright tissue.", min=0, max=0.1)] = 0.0,
+    intensity: Annotated[bool, typer.Option("--intensity", help="Fit a correction of intensities too.")] = False,
+    mode: Annotated[str | None, typer.Option(help="Name for the card; by default the kind of deviation.")] = None,
+    write_card: Annotated[
+        str | None, typer.Option(help="Store the factor in the card of this model.", metavar="MODEL")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the report and the figure.")] = Path("calibration-output"),
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of noise, patterns and the split into halves.", min=0)] = 0,
+) -> None:
+    r"""Compare deviation maps with errors on data of known truth, and fit the factor that makes them cover.
+
+    Scans are split into two halves: the factor is fitted to one, all figures are of the other. The scan is what is
+    exchangeable, not the pixel: with few scans, little can be promised, and the table says how much.
+
+    \b
+    Example:
+        echotrain calibrate sense brains.h5 --sampling cartesian4_acl8 --noise 0.02 --scans 40 \
+            --output calibration-output
+
+    \b
+    One factor for several patterns, stored in the card of a model:
+        echotrain calibrate joint_ipalm brains.h5 --sampling cartesian4_acl8 --sampling radial11 \
+            --scans 100 --parameter iterations=50 --write-card energy-brain
+
+    \b
+    Exit statuses: 0 done, 1 data or pipeline failed or a file could not be written, 2 wrong arguments.
+    """
+    entry = find(pipeline)
+    if entry.takes_images:
+        raise SettingsError(f"pipeline '{pipeline}' takes images; only those that reconstruct readouts have deviations")
+    conditions = [Condition(name, sigma) for name in sampling or ["cartesian4_acl8"] for sigma in noise or [0.02]]
+    paths = (output / f"{pipeline}.json", output / f"{pipeline}.png")
+    check_writable(*paths)
+    reconstruction = cast("Reconstruction", entry.load(entry.parse(parse_parameters(parameter or [])), _device(device)))
+    judged = _judge(reconstruction, data, conditions, (scans, slices, coils), seed, device)
+    asked = _Request(guarantee, level, delta, floor, intensity, seed)
+    outcome = _fit(judged, conditions, asked)
+    given = " ".join(parameter or []) or "defaults"
+    title = "; ".join(condition.title for condition in conditions)
+    record = calibration_record(
+        outcome.after, outcome.scaling, pipeline, mode or judged[0].kind, f"{data.name}: {title}; parameters: {given}"
+    )
+    try:
+        paths[0].write_text(_report(outcome, record, conditions, given) + "\n")
+        subtitle = f"{title}; {given}\nfactor {outcome.scaling.factor:.3g}: {outcome.scaling.statement}"
+        write_reliability_figure(
+            paths[1], f"Calibration of {pipeline} on {data.name}", subtitle, outcome.test,
+            (outcome.before, outcome.after),
+        )  # fmt: skip
+    except OSError as error:
+        raise FileError(f"{output} cannot be written ({error.strerror or error})") from error
+    _print(outcome)
+    if write_card is not None:
+        typer.echo(_store(write_card, record, outcome.intensity, {each.calibration for each in judged}))
+    for path in paths:
+        typer.echo(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the user wants to be promised."""
+
+    guarantee: Guarantee | None
+    level: float
+    delta: float
+    floor: float
+    fits_intensity: bool
+    seed: int
+
+
+def _device(name: str) -> str:
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise SettingsError(f"there is no device '{name}'; cpu, cuda or cuda:N") from error
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise SettingsError(f"the device '{name}' is not there; use --device cpu")
+    return name
+
+
+def _judge(
+    reconstruction: Reconstruction,
+    data: Path,
+    conditions: Sequence[Condition],
+    amount: tuple[int, int, int],
+    seed: int,
+    device: str,
+) -> list[JudgedCase]:
+    """Run all cases with a progress bar."""
+    console = Console(stderr=True)
+    scans, slices, coils = amount
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
+        TimeElapsedColumn(),
+    )  # fmt: skip
+    judged: list[JudgedCase] = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reconstructing", total=scans * slices * len(conditions))
+        cases = choose_cases(data, scans, slices, coils, seed)
+        for each in judge_cases(reconstruction, cases, conditions, seed, device):
+            judged.append(each)
+            bar.update(task, advance=1, description=each.condition.title)
+    found = len({each.scan for each in judged})
+    if found < scans:
+        console.print(f"echotrain: {data.name} has {found} scans of the {scans} asked for", markup=False)
+    return judged
+
+
+def _fit(judged: Sequence[JudgedCase], conditions: Sequence[Condition], asked: _Request) -> Outcome:
+    """Fit to one half of the scans, judge the other.
+
+    Raises:
+        SettingsError: what was asked for cannot be had from so many scans.
+    """
+    try:
+        calibration, test = split(by_scan((each.scan, each.compared) for each in judged), asked.seed)
+        curve = fit_intensity_of(calibration) if asked.fits_intensity else None
+        calibration, test = (correct_intensity(half, curve) if curve else half for half in (calibration, test))
+        guarantee = asked.guarantee or choose(len(calibration), asked.level, asked.delta)
+        scaling = fit_scaling(calibration, guarantee, level=asked.level, floor=asked.floor, delta=asked.delta)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    names = {scan.name for scan in test}
+    by_condition: dict[str, CalibrationReport] = {}
+    for condition in conditions:
+        part = by_scan(
+            (each.scan, each.compared) for each in judged if each.condition == condition and each.scan in names
+        )
+        by_condition[condition.title] = assess(scaling.apply(correct_intensity(part, curve) if curve else part))
+    scaled = scaling.apply(test)
+    return Outcome(scaling, curve, scaled, assess(test), assess(scaled), by_condition)
+
+
+def _report(outcome: Outcome, record: dict[str, object], conditions: Sequence[Condition], parameters: str) -> str:
+    """Everything as JSON."""
+    values: dict[str, Any] = {
+        "record": record,
+        "scaling": {**asdict(outcome.scaling), "statement": outcome.scaling.statement},
+        "intensity": None if outcome.intensity is None else asdict(outcome.intensity),
+        "conditions": [asdict(condition) for condition in conditions],
+        "parameters": parameters,
+        "before": outcome.before.to_json(),
+        "after": outcome.after.to_json(),
+        "by_condition": {title: report.to_json() for title, report in outcome.by_condition.items()},
+    }
+    return json.dumps(values, indent=1, allow_nan=False)
+
+
+def _print(outcome: Outcome) -> None:
+    """Two tables that fit 80 columns: coverage before and after scaling, and the map beside those it must beat."""
+    console = Console()
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column(f"coverage, {len(outcome.after.scans)} test scans", overflow="fold")
+    for level in LEVELS:
+        table.add_column(f"{100 * level:g} %", justify="right", no_wrap=True)
+    table.add_column("mean gap", justify="right", no_wrap=True)
+    table.add_column("width", justify="right", no_wrap=True)
+    rows = {"as it comes": outcome.before, "scaled": outcome.after}
+    if len(outcome.by_condition) > 1:
+        rows |= {f"  {title}": report for title, report in outcome.by_condition.items()}
+    for name, report in rows.items():
+        shares = (f"{100 * share:.1f}" for share in report.coverage)
+        gap, width = report.expected_calibration_error, report.sharpness
+        table.add_row(name, *shares, f"{100 * gap:.1f}", f"{100 * width:.2f}")
+    console.print(table)
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("map")
+    for heading in ("AUSE", "AURG", "rho pixel", "rho block", "width at 90 %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for ranking in (outcome.after.deviation, *outcome.after.baselines):
+        figures = (ranking.ause, ranking.aurg, ranking.spearman, ranking.spearman_blocks)
+        table.add_row(ranking.name, *(f"{figure:.3f}" for figure in figures), f"{100 * ranking.width:.2f}")
+    console.print(table)
+    typer.echo("widths in percent of bright tissue; rho: rank correlation with the error")
+    scaling = outcome.scaling
+    floor = f", floor {scaling.floor:g}" if scaling.floor else ""
+    typer.echo(f"factor {scaling.factor:.4g}{floor}: {scaling.statement}")
+    verdict = "beats" if outcome.after.beats_baselines else "does not beat"
+    typer.echo(f"the deviation {verdict} all other maps in AUSE")
+
+
+def _store(model: str, record: dict[str, object], curve: IntensityMap | None, calibrations: set[str]) -> str:
+    """Add the record to the card of a model, in place of an older one of the same pipeline and mode.
+
+    Raises:
+        SettingsError: the deviations had a factor applied already.
+        ModelError: there is no such model, or its card cannot be written.
+    """
+    if any(each.startswith(CONFORMAL) for each in calibrations):
+        raise SettingsError("the pipeline has scaled its deviations already; turn that off before calibrating")
+    catalogue, store = (cast("Any", import_module(name)) for name in ("models.catalogue", "models.store"))
+    entry = catalogue.find(model)
+    card = catalogue.read_card(entry)
+    kept = [
+        each.model_dump()
+        for each in card.calibration
+        if (each.pipeline, each.mode) != (record["pipeline"], record["mode"])
+    ]
+    changes: dict[str, object] = {"calibration": [*kept, record]}
+    if curve is not None:
+        changes["intensity"] = asdict(curve)
+    store.save_card(entry.root, card.revised(**changes))
+    return f"stored in the card of {card.title}"
