@@ -90,7 +90,7 @@ def _reliability(axes: Any, scans: Sequence[ComparedScan], before: CalibrationRe
     axes.set(xlim=(0, 1), ylim=(0, 1.005), aspect="auto")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(_PERCENT)
-    _legend(axes, "upper left")
+    _legend(axes, "best")
 
 
 def _sparsification(axes: Any, report: CalibrationReport) -> None:

@@ -29,8 +29,8 @@ class Condition:
 
     @property
     def title(self) -> str:
-        """For tables."""
-        return f"{self.sampling}, noise {self.noise:g}"
+        """Pattern and noise in a few characters, for tables."""
+        return f"{self.sampling} @ {self.noise:g}"
 
 
 @dataclass(frozen=True, slots=True)

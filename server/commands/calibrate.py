@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, cast
 
 import torch
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from models.training.calibration import LEVELS, CalibrationReport, assess, calibration_record
 from models.training.compared import ComparedScan, by_scan, split
-from models.training.conformal import Guarantee, Scaling, choose, fit_scaling
+from models.training.conformal import Guarantee, Scaling, choose, fewest_scans, fit_scaling
 from models.training.intensity import IntensityMap, correct_intensity, fit_intensity_of
 from models.training.reliability_figure import write_reliability_figure
 from pipelines.evaluation.comparison import Condition, JudgedCase, choose_cases, judge_cases
@@ -56,11 +57,11 @@ def main(
     pipeline: Annotated[str, typer.Argument(help="Pipeline to calibrate.", metavar="PIPELINE")],
     data: Annotated[Path, typer.Argument(help="HDF5 file or folder with a known truth.", metavar="DATA")],
     sampling: Annotated[
-        list[str] | None, typer.Option(help="Undersampling pattern; may be repeated.  [default: cartesian4_acl8]")
+        list[str] | None, typer.Option(help="Undersampling pattern; may be repeated; by default cartesian4_acl8.")
     ] = None,
     noise: Annotated[
         list[float] | None,
-        typer.Option(help="Noise of a k-space sample over the brightest pixel; may be repeated.  [default: 0.02]"),
+        typer.Option(help="Noise of a k-space sample over the brightest pixel; may be repeated; by default 0.02."),
     ] = None,
     parameter: Annotated[
         list[str] | None,
@@ -93,13 +94,13 @@ def main(
 
     \b
     Example:
-        echotrain calibrate sense brains.h5 --sampling cartesian4_acl8 --noise 0.02 --scans 40 \
-            --output calibration-output
+        echotrain calibrate sense brains.h5 --sampling cartesian4_acl8 \
+            --noise 0.02 --scans 40 --output calibration-output
 
     \b
     One factor for several patterns, stored in the card of a model:
-        echotrain calibrate joint_ipalm brains.h5 --sampling cartesian4_acl8 --sampling radial11 \
-            --scans 100 --parameter iterations=50 --write-card energy-brain
+        echotrain calibrate joint_ipalm brains.h5 --sampling radial11 \
+            --sampling cartesian4_acl8 --scans 100 --write-card energy-brain
 
     \b
     Exit statuses: 0 done, 1 data or pipeline failed or a file could not be written, 2 wrong arguments.
@@ -110,6 +111,10 @@ def main(
     conditions = [Condition(name, sigma) for name in sampling or ["cartesian4_acl8"] for sigma in noise or [0.02]]
     paths = (output / f"{pipeline}.json", output / f"{pipeline}.png")
     check_writable(*paths)
+    fewest = fewest_scans(1 - level, delta)
+    if guarantee is Guarantee.BOUND and scans // 2 < fewest:
+        raise SettingsError(f"a bound needs {fewest} calibration scans, so {2 * fewest} in all; {scans} were asked for")
+    stored = None if write_card is None else _card_of(write_card)
     reconstruction = cast("Reconstruction", entry.load(entry.parse(parse_parameters(parameter or [])), _device(device)))
     judged = _judge(reconstruction, data, conditions, (scans, slices, coils), seed, device)
     asked = _Request(guarantee, level, delta, floor, intensity, seed)
@@ -121,7 +126,8 @@ def main(
     )
     try:
         paths[0].write_text(_report(outcome, record, conditions, given) + "\n")
-        subtitle = f"{title}; {given}\nfactor {outcome.scaling.factor:.3g}: {outcome.scaling.statement}"
+        measured = shorten(f"sampling @ noise: {title}; parameters: {given}", 170, placeholder=" ...")
+        subtitle = f"{measured}\nfactor {outcome.scaling.factor:.3g}: {outcome.scaling.statement}"
         write_reliability_figure(
             paths[1], f"Calibration of {pipeline} on {data.name}", subtitle, outcome.test,
             (outcome.before, outcome.after),
@@ -129,8 +135,8 @@ def main(
     except OSError as error:
         raise FileError(f"{output} cannot be written ({error.strerror or error})") from error
     _print(outcome)
-    if write_card is not None:
-        typer.echo(_store(write_card, record, outcome.intensity, {each.calibration for each in judged}))
+    if stored is not None:
+        typer.echo(_store(stored, record, outcome.intensity, {each.calibration for each in judged}))
     for path in paths:
         typer.echo(path)
 
@@ -232,11 +238,11 @@ def _print(outcome: Outcome) -> None:
     table.add_column(f"coverage, {len(outcome.after.scans)} test scans", overflow="fold")
     for level in LEVELS:
         table.add_column(f"{100 * level:g} %", justify="right", no_wrap=True)
-    table.add_column("mean gap", justify="right", no_wrap=True)
+    table.add_column("gap", justify="right", no_wrap=True)
     table.add_column("width", justify="right", no_wrap=True)
     rows = {"as it comes": outcome.before, "scaled": outcome.after}
     if len(outcome.by_condition) > 1:
-        rows |= {f"  {title}": report for title, report in outcome.by_condition.items()}
+        rows |= outcome.by_condition
     for name, report in rows.items():
         shares = (f"{100 * share:.1f}" for share in report.coverage)
         gap, width = report.expected_calibration_error, report.sharpness
@@ -250,7 +256,7 @@ def _print(outcome: Outcome) -> None:
         figures = (ranking.ause, ranking.aurg, ranking.spearman, ranking.spearman_blocks)
         table.add_row(ranking.name, *(f"{figure:.3f}" for figure in figures), f"{100 * ranking.width:.2f}")
     console.print(table)
-    typer.echo("widths in percent of bright tissue; rho: rank correlation with the error")
+    typer.echo("gap: mean distance from nominal levels; widths in percent of bright tissue; rho: rank correlation")
     scaling = outcome.scaling
     floor = f", floor {scaling.floor:g}" if scaling.floor else ""
     typer.echo(f"factor {scaling.factor:.4g}{floor}: {scaling.statement}")
@@ -258,25 +264,42 @@ def _print(outcome: Outcome) -> None:
     typer.echo(f"the deviation {verdict} all other maps in AUSE")
 
 
-def _store(model: str, record: dict[str, object], curve: IntensityMap | None, calibrations: set[str]) -> str:
+@dataclass(frozen=True, slots=True)
+class _StoredCard:
+    """A card and where it lies (`models.store`)."""
+
+    root: Path
+    card: Any
+
+
+def _card_of(model: str) -> _StoredCard:
+    """The card of a model; asked for before the work, so that a wrong name costs nothing.
+
+    Raises:
+        ModelError: there is no such model, or it has no card that can be used.
+    """
+    catalogue = cast("Any", import_module("models.catalogue"))
+    entry = catalogue.find(model)
+    return _StoredCard(entry.root, catalogue.read_card(entry))
+
+
+def _store(stored: _StoredCard, record: dict[str, object], curve: IntensityMap | None, calibrations: set[str]) -> str:
     """Add the record to the card of a model, in place of an older one of the same pipeline and mode.
 
     Raises:
         SettingsError: the deviations had a factor applied already.
-        ModelError: there is no such model, or its card cannot be written.
+        ModelError: the card cannot be written.
     """
     if any(each.startswith(CONFORMAL) for each in calibrations):
         raise SettingsError("the pipeline has scaled its deviations already; turn that off before calibrating")
-    catalogue, store = (cast("Any", import_module(name)) for name in ("models.catalogue", "models.store"))
-    entry = catalogue.find(model)
-    card = catalogue.read_card(entry)
     kept = [
         each.model_dump()
-        for each in card.calibration
+        for each in stored.card.calibration
         if (each.pipeline, each.mode) != (record["pipeline"], record["mode"])
     ]
     changes: dict[str, object] = {"calibration": [*kept, record]}
     if curve is not None:
         changes["intensity"] = asdict(curve)
-    store.save_card(entry.root, card.revised(**changes))
+    card = stored.card.revised(**changes)
+    cast("Any", import_module("models.store")).save_card(stored.root, card)
     return f"stored in the card of {card.title}"
