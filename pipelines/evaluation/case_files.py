@@ -119,14 +119,15 @@ def load_slice(stored: StoredSlice) -> NDArray[Any] | None:
     if stored.content is Content.IMAGE:
         return values
     coils = values if values.ndim == 3 else values[None]
+    images, kspace = torch.from_numpy(coils), torch.from_numpy(coils)
     if stored.content is Content.KSPACE:
-        missing = missing_part(coils)
-        if missing > MOST_MISSING:
-            raise EvaluationError(
-                f"{where}: k-space is not fully sampled, {100 * missing:.0f} % of its points are zero"
-            )
-        coils = to_image(torch.from_numpy(coils)).numpy()
-    return _cut(coils, stored.size)
+        images = to_image(kspace)
+    else:
+        kspace = to_kspace(images)
+    missing = missing_part(kspace.numpy())
+    if missing > MOST_MISSING:
+        raise EvaluationError(f"{where}: k-space is not fully sampled: {100 * missing:.0f} % of it is zero")
+    return _cut(images.numpy(), stored.size)
 
 
 def missing_part(kspace: NDArray[np.complex64]) -> float:
@@ -142,15 +143,15 @@ def missing_part(kspace: NDArray[np.complex64]) -> float:
 
 
 def _slices_of(path: Path, file: h5py.File) -> list[StoredSlice]:
-    kspace = file.get("kspace")
-    target = file.get("reconstruction_rss", file.get("reconstruction_esc"))
-    if isinstance(kspace, h5py.Dataset):
-        size = (int(target.shape[-2]), int(target.shape[-1])) if isinstance(target, h5py.Dataset) else None
+    kspace = _dataset(file, "kspace")
+    if kspace is not None:
+        target = _dataset(file, "reconstruction_rss") or _dataset(file, "reconstruction_esc")
+        size = None if target is None else (int(target.shape[-2]), int(target.shape[-1]))
         has_slices = kspace.ndim == 4 or "reconstruction_esc" in file
         scan = str(file.attrs.get("patient_id", path.stem))
         return _slices(path, kspace, Content.KSPACE, scan, size, has_slices=has_slices)
-    coil_images = file.get("coil_images")
-    if isinstance(coil_images, h5py.Dataset):
+    coil_images = _dataset(file, "coil_images")
+    if coil_images is not None:
         return _slices(path, coil_images, Content.COIL_IMAGES, path.stem, None, has_slices=coil_images.ndim == 4)
     found: list[StoredSlice] = []
     others: list[str] = []
@@ -173,6 +174,13 @@ def _slices_of(path: Path, file: h5py.File) -> list[StoredSlice]:
     return found
 
 
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
+    """A dataset of the root that lies in this file; None where there is none."""
+    link = file.get(name, getlink=True)
+    item = file.get(name) if isinstance(link, h5py.HardLink) else None
+    return item if isinstance(item, h5py.Dataset) else None
+
+
 def _content_of(name: str, dataset: h5py.Dataset) -> Content | None:
     """What a dataset `(slice, y, x)` holds; None for anything else."""
     leaf = name.rsplit("/", 1)[-1].lower()
@@ -190,7 +198,7 @@ def _slices(
 ) -> list[StoredSlice]:
     name = str(dataset.name).strip("/")
     shape = tuple(int(n) for n in dataset.shape)
-    _check(f"{path.name}: {name}", shape, dataset.dtype, content, has_slices=has_slices)
+    _check(f"{path.name}: {name}", dataset, content, has_slices=has_slices)
     if size is not None and any(wanted > n or wanted < SIDES[0] for wanted, n in zip(size, shape[-2:], strict=True)):
         raise EvaluationError(f"{path.name}: reconstructions of {size} pixels do not fit k-space of {shape[-2:]}")
     whole = f"{path.stem}/{name}"
@@ -211,11 +219,14 @@ def _slices(
     ]
 
 
-def _check(where: str, shape: tuple[int, ...], dtype: np.dtype[Any], content: Content, *, has_slices: bool) -> None:
+def _check(where: str, dataset: h5py.Dataset, content: Content, *, has_slices: bool) -> None:
+    shape = tuple(int(n) for n in dataset.shape)
     one = shape[1:] if has_slices else shape
-    expected = (2,) if content in (Content.MAGNITUDE, Content.IMAGE) else (2, 3)
-    if len(one) not in expected or (content is not Content.MAGNITUDE and dtype.kind != "c"):
-        raise EvaluationError(f"{where}: expected complex (slice, coil, y, x), got {shape} {dtype}")
+    if dataset.external or dataset.is_virtual:
+        raise EvaluationError(f"{where}: its values lie in another file")
+    expected = (2,) if content in (Content.MAGNITUDE, Content.IMAGE) else ((2, 3) if has_slices else (3,))
+    if len(one) not in expected or (content is not Content.MAGNITUDE and dataset.dtype.kind != "c"):
+        raise EvaluationError(f"{where}: expected complex ([slice,] coil, y, x), got {shape} {dataset.dtype}")
     if not all(SIDES[0] <= n <= SIDES[1] for n in one[-2:]):
         raise EvaluationError(f"{where}: images of {one[-2:]} pixels; {SIDES[0]} to {SIDES[1]} are understood")
     if has_slices and not 1 <= shape[0] <= MOST_SLICES:

@@ -37,6 +37,8 @@ RADII = (1.3, 1.7)
 """Radius of simulated coil rings relative to half the field of view, from and to."""
 OFFSETS = (0.0, 0.4)
 """Distance of slices from the plane of the ring, likewise."""
+ZERO_FILLED = 0.01
+"""Rows of k-space with less power than this part of the median one were not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +170,19 @@ def _load(stored: StoredSlice, coils: int, seed: int) -> Case | None:
 
 
 def noise_level_of(coil_images: Complex64[Tensor, "coils y x"]) -> float:
-    """Noise in fully sampled coil images, from the edges of k-space, as the server tells it where nothing else does."""
+    """Noise in fully sampled coil images, from the edges of k-space, as the server tells it where nothing else does.
+
+    Rows and columns that were zero-filled say nothing of it.
+    """
     kspace = to_kspace(coil_images)
+    for axis in (1, 2):
+        power = kspace.abs().square().mean((0, 3 - axis))
+        measured = torch.nonzero(power > ZERO_FILLED * power.median())[:, 0]
+        if len(measured):
+            kspace = kspace.narrow(axis, int(measured[0]), int(measured[-1] - measured[0]) + 1)
     n = kspace.shape[1]
     edge = max(1, n // 6)
-    outer = torch.cat([kspace[:, :edge], kspace[:, n - edge :]], 1).transpose(0, 1)
-    return noise_level_at_edges(outer)
+    return noise_level_at_edges(torch.cat([kspace[:, :edge], kspace[:, n - edge :]], 1).transpose(0, 1))
 
 
 def _noise(shape: tuple[int, ...], std: float, rng: np.random.Generator) -> Tensor:
