@@ -122,7 +122,9 @@ def sparsification(errors: NDArray[np.float64], values: NDArray[np.float64]) -> 
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Rank correlation; equal values share their mean rank; 0 if one of them is constant."""
+    """Rank correlation; equal values share their mean rank; 0 if one of them is constant, or there is no pair."""
+    if len(a) < 2:
+        return 0.0
     ranks = [_ranks(values) for values in (a, b)]
     centred = [each - each.mean() for each in ranks]
     norm = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
