@@ -83,6 +83,9 @@ def main(
     write_card: Annotated[
         str | None, typer.Option(help="Store the factor in the card of this model.", metavar="MODEL")
     ] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="Folder with models of your own; their cards can be written.", metavar="FOLDER")
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the report and the figure.")] = Path("calibration-output"),
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of noise, patterns and the split into halves.", min=0)] = 0,
@@ -114,6 +117,8 @@ def main(
     fewest = fewest_scans(1 - level, delta)
     if guarantee is Guarantee.BOUND and scans // 2 < fewest:
         raise SettingsError(f"a bound needs {fewest} calibration scans, so {2 * fewest} in all; {scans} were asked for")
+    if models is not None:
+        _catalogue().use_directory(models)
     stored = None if write_card is None else _card_of(write_card)
     reconstruction = cast("Reconstruction", entry.load(entry.parse(parse_parameters(parameter or [])), _device(device)))
     judged = _judge(reconstruction, data, conditions, (scans, slices, coils), seed, device)
@@ -272,13 +277,18 @@ class _StoredCard:
     card: Any
 
 
+def _catalogue() -> Any:
+    """`models.catalogue`; loaded only where models are asked for."""
+    return import_module("models.catalogue")
+
+
 def _card_of(model: str) -> _StoredCard:
     """The card of a model; asked for before the work, so that a wrong name costs nothing.
 
     Raises:
         ModelError: there is no such model, or it has no card that can be used.
     """
-    catalogue = cast("Any", import_module("models.catalogue"))
+    catalogue = _catalogue()
     entry = catalogue.find(model)
     return _StoredCard(entry.root, catalogue.read_card(entry))
 

@@ -102,3 +102,33 @@ def test_a_path_that_cannot_be_written_is_said_before_the_work(run: Callable[...
     outcome = run("calibrate", "sense", data, "--output", "/dev/null/out")
     assert outcome.status == 1
     assert "cannot be written" in outcome.errors
+
+
+def test_the_factor_goes_into_the_card_of_a_model_and_leaves_the_other_records(
+    run: Callable[..., Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = pytest.importorskip("models.catalogue")
+    from models.architectures import ARCHITECTURES
+
+    from tests import tiny_model
+
+    monkeypatch.setitem(ARCHITECTURES, tiny_model.ARCHITECTURE, tiny_model.FACTORY)
+    other = {"pipeline": "sense", "mode": "quick", "factor": 3.0, "level": 0.9, "n_scans": 5}
+    tiny_model.save_tiny(tmp_path / "models", calibration=[other])
+    try:
+        arguments = (
+            "calibrate", "sense", data, "--sampling", "full", "--scans", 6, "--coils", 2, "--intensity",
+            "--models", tmp_path / "models", "--write-card", "tiny-line", "--output", tmp_path / "out",
+        )  # fmt: skip
+        for _ in range(2):  # the second replaces what the first wrote
+            outcome = run(*arguments)
+            assert outcome.status == 0, outcome.errors
+            assert "stored in the card of tiny-line@1.0.0" in outcome.output
+        card = catalogue.read_card(catalogue.find("tiny-line"))
+        report = json.loads((tmp_path / "out" / "sense.json").read_text())
+        assert [record.mode for record in card.calibration] == ["quick", "noise"]
+        assert card.calibration_for("sense", "noise").factor == report["record"]["factor"]
+        assert card.calibration_for("sense", "noise").coverage[0.9] == report["after"]["coverage"][2]
+        assert list(card.intensity.inputs) == report["intensity"]["inputs"]
+    finally:
+        catalogue.use_directory(None)
