@@ -148,8 +148,11 @@ def _scans(axes: Any, before: CalibrationReport, after: CalibrationReport) -> No
     axes.axhspan(*_GOAL, color=_GUIDE, alpha=0.12, lw=0, label="85 to 95 %")
     axes.axhline(0.9, color=_GUIDE, lw=1.0, ls=(0, (4, 3)))
     axes.vlines(places, raw[order], scaled[order], color=_GRID, lw=1.2)
-    axes.plot(places, raw[order], "o", color=_UNSCALED, ms=4.5, label=f"as it comes, mean {100 * raw.mean():.1f} %")
-    axes.plot(places, scaled[order], "o", color=_SCALED, ms=5.5, label=f"scaled, mean {100 * scaled.mean():.1f} %")
+    size = 5.5 if len(order) <= 30 else 3.5
+    axes.plot(
+        places, raw[order], "o", color=_UNSCALED, ms=0.8 * size, label=f"as it comes, mean {100 * raw.mean():.1f} %"
+    )
+    axes.plot(places, scaled[order], "o", color=_SCALED, ms=size, label=f"scaled, mean {100 * scaled.mean():.1f} %")
     # Room for the legend below all points.
     lowest = max(min(float(raw.min()), float(scaled.min()), 0.84), 0.0)
     axes.set(xlim=(0.3, len(order) + 0.7), ylim=(lowest - 0.38 * (1.02 - lowest), 1.02))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -69,7 +69,11 @@ def main(
             "--parameter", "--parameters", help="Parameter of the pipeline; may be repeated.", metavar="NAME=VALUE"
         ),
     ] = None,
-    scans: Annotated[int, typer.Option(help="Scans (subjects) to use, at least 2.", min=2)] = 20,
+    test: Annotated[
+        Path | None,
+        typer.Option(help="Other data to test on; all scans of DATA then calibrate.", metavar="DATA"),
+    ] = None,
+    scans: Annotated[int, typer.Option(help="Scans (subjects) to use of each file or folder.", min=1)] = 20,
     slices: Annotated[int, typer.Option(help="Slices of each scan.", min=1)] = 1,
     coils: Annotated[int, typer.Option(help="Receive channels where data have none.", min=1, max=128)] = 8,
     guarantee: Annotated[
@@ -92,8 +96,9 @@ def main(
 ) -> None:
     r"""Compare deviation maps with errors on data of known truth, and fit the factor that makes them cover.
 
-    Scans are split into two halves: the factor is fitted to one, all figures are of the other. The scan is what is
-    exchangeable, not the pixel: with few scans, little can be promised, and the table says how much.
+    Scans are split into two halves: the factor is fitted to one, all figures are of the other. The scan is what
+    is exchangeable, not the pixel: with few scans, little can be promised, and the last lines say how much. Tested
+    on other data (--test), the promise holds as far as their scans are like those that calibrated.
 
     \b
     Example:
@@ -114,34 +119,39 @@ def main(
     conditions = [Condition(name, sigma) for name in sampling or ["cartesian4_acl8"] for sigma in noise or [0.02]]
     paths = (output / f"{pipeline}.json", output / f"{pipeline}.png")
     check_writable(*paths)
-    fewest = fewest_scans(1 - level, delta)
-    if guarantee is Guarantee.BOUND and scans // 2 < fewest:
-        raise SettingsError(f"a bound needs {fewest} calibration scans, so {2 * fewest} in all; {scans} were asked for")
+    fewest = fewest_scans(1 - level, delta) * (1 if test else 2)
+    if guarantee is Guarantee.BOUND and scans < fewest:
+        raise SettingsError(f"a bound needs at least {fewest} scans here; {scans} were asked for")
     if models is not None:
         _catalogue().use_directory(models)
     stored = None if write_card is None else _card_of(write_card)
     reconstruction = cast("Reconstruction", entry.load(entry.parse(parse_parameters(parameter or [])), _device(device)))
-    judged = _judge(reconstruction, data, conditions, (scans, slices, coils), seed, device)
-    asked = _Request(guarantee, level, delta, floor, intensity, seed)
-    outcome = _fit(judged, conditions, asked)
+    work = _Work(reconstruction, conditions, scans, slices, coils, seed, device)
+    calibrating, testing = _halves(work.judge(data), seed) if test is None else (work.judge(data), work.judge(test))
+    both = {each.scan for each in calibrating} & {each.scan for each in testing}
+    if both:
+        raise SettingsError(f"{test} holds {len(both)} of the scans that calibrate; test on others")
+    outcome = _fit(calibrating, testing, conditions, _Request(guarantee, level, delta, floor, intensity))
     given = " ".join(parameter or []) or "defaults"
     title = "; ".join(condition.title for condition in conditions)
+    where = data.name if test is None else f"{data.name}, tested on {test.name}"
     record = calibration_record(
-        outcome.after, outcome.scaling, pipeline, mode or judged[0].kind, f"{data.name}: {title}; parameters: {given}"
-    )
+        outcome.after, outcome.scaling, pipeline, mode or calibrating[0].kind,
+        f"{where}: {title}; parameters: {given}",
+    )  # fmt: skip
     try:
         paths[0].write_text(_report(outcome, record, conditions, given) + "\n")
         measured = shorten(f"sampling @ noise: {title}; parameters: {given}", 170, placeholder=" ...")
         subtitle = f"{measured}\nfactor {outcome.scaling.factor:.3g}: {outcome.scaling.statement}"
         write_reliability_figure(
-            paths[1], f"Calibration of {pipeline} on {data.name}", subtitle, outcome.test,
+            paths[1], f"Calibration of {pipeline} on {where}", subtitle, outcome.test,
             (outcome.before, outcome.after),
         )  # fmt: skip
     except OSError as error:
         raise FileError(f"{output} cannot be written ({error.strerror or error})") from error
     _print(outcome)
     if stored is not None:
-        typer.echo(_store(stored, record, outcome.intensity, {each.calibration for each in judged}))
+        typer.echo(_store(stored, record, outcome.intensity, {each.calibration for each in calibrating}))
     for path in paths:
         typer.echo(path)
 
@@ -155,7 +165,6 @@ class _Request:
     delta: float
     floor: float
     fits_intensity: bool
-    seed: int
 
 
 def _device(name: str) -> str:
@@ -168,57 +177,84 @@ def _device(name: str) -> str:
     return name
 
 
-def _judge(
-    reconstruction: Reconstruction,
-    data: Path,
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is done with data, whichever they are; fields as the arguments of the command."""
+
+    reconstruction: Reconstruction
+    conditions: Sequence[Condition]
+    scans: int
+    slices: int
+    coils: int
+    seed: int
+    device: str
+
+    def judge(self, data: Path) -> list[JudgedCase]:
+        """Run all cases of a file or folder with a progress bar."""
+        console = Console(stderr=True)
+        columns = (
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
+            TimeElapsedColumn(),
+        )  # fmt: skip
+        judged: list[JudgedCase] = []
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(data.name, total=self.scans * self.slices * len(self.conditions))
+            cases = choose_cases(data, self.scans, self.slices, self.coils, self.seed)
+            for each in judge_cases(self.reconstruction, cases, self.conditions, self.seed, self.device):
+                judged.append(each)
+                bar.update(task, advance=1, description=f"{data.name}: {each.condition.title}")
+        found = len({each.scan for each in judged})
+        if found < self.scans:
+            console.print(f"echotrain: {data.name} has {found} scans of the {self.scans} asked for", markup=False)
+        return judged
+
+
+def _halves(judged: Sequence[JudgedCase], seed: int) -> tuple[list[JudgedCase], list[JudgedCase]]:
+    """Whole scans, drawn by seed, to calibrate on and to test on.
+
+    Raises:
+        SettingsError: only one scan.
+    """
+    try:
+        calibration, _ = split(_scans(judged), seed)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    names = {scan.name for scan in calibration}
+    return [each for each in judged if each.scan in names], [each for each in judged if each.scan not in names]
+
+
+def _fit(
+    calibrating: Sequence[JudgedCase],
+    testing: Sequence[JudgedCase],
     conditions: Sequence[Condition],
-    amount: tuple[int, int, int],
-    seed: int,
-    device: str,
-) -> list[JudgedCase]:
-    """Run all cases with a progress bar."""
-    console = Console(stderr=True)
-    scans, slices, coils = amount
-    columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
-        TimeElapsedColumn(),
-    )  # fmt: skip
-    judged: list[JudgedCase] = []
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reconstructing", total=scans * slices * len(conditions))
-        cases = choose_cases(data, scans, slices, coils, seed)
-        for each in judge_cases(reconstruction, cases, conditions, seed, device):
-            judged.append(each)
-            bar.update(task, advance=1, description=each.condition.title)
-    found = len({each.scan for each in judged})
-    if found < scans:
-        console.print(f"echotrain: {data.name} has {found} scans of the {scans} asked for", markup=False)
-    return judged
-
-
-def _fit(judged: Sequence[JudgedCase], conditions: Sequence[Condition], asked: _Request) -> Outcome:
-    """Fit to one half of the scans, judge the other.
+    asked: _Request,
+) -> Outcome:
+    """Fit to some scans, judge others.
 
     Raises:
         SettingsError: what was asked for cannot be had from so many scans.
     """
+    calibration = _scans(calibrating)
     try:
-        calibration, test = split(by_scan((each.scan, each.compared) for each in judged), asked.seed)
         curve = fit_intensity_of(calibration) if asked.fits_intensity else None
-        calibration, test = (correct_intensity(half, curve) if curve else half for half in (calibration, test))
+        calibration = correct_intensity(calibration, curve) if curve else calibration
         guarantee = asked.guarantee or choose(len(calibration), asked.level, asked.delta)
         scaling = fit_scaling(calibration, guarantee, level=asked.level, floor=asked.floor, delta=asked.delta)
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    names = {scan.name for scan in test}
-    by_condition: dict[str, CalibrationReport] = {}
-    for condition in conditions:
-        part = by_scan(
-            (each.scan, each.compared) for each in judged if each.condition == condition and each.scan in names
-        )
-        by_condition[condition.title] = assess(scaling.apply(correct_intensity(part, curve) if curve else part))
+
+    def corrected(judged: Iterable[JudgedCase]) -> list[ComparedScan]:
+        return correct_intensity(_scans(judged), curve) if curve else _scans(judged)
+
+    test = corrected(testing)
+    parts = {condition: [each for each in testing if each.condition == condition] for condition in conditions}
+    by_condition = {each.title: assess(scaling.apply(corrected(part))) for each, part in parts.items()}
     scaled = scaling.apply(test)
     return Outcome(scaling, curve, scaled, assess(test), assess(scaled), by_condition)
+
+
+def _scans(judged: Iterable[JudgedCase]) -> list[ComparedScan]:
+    return by_scan((each.scan, each.compared) for each in judged)
 
 
 def _report(outcome: Outcome, record: dict[str, object], conditions: Sequence[Condition], parameters: str) -> str:
@@ -240,7 +276,8 @@ def _print(outcome: Outcome) -> None:
     """Two tables that fit 80 columns: coverage before and after scaling, and the map beside those it must beat."""
     console = Console()
     table = Table(box=SIMPLE_HEAD)
-    table.add_column(f"coverage, {len(outcome.after.scans)} test scans", overflow="fold")
+    n_test = len(outcome.after.scans)
+    table.add_column(f"coverage, {n_test} test scan{'s' if n_test > 1 else ''}", overflow="fold")
     for level in LEVELS:
         table.add_column(f"{100 * level:g} %", justify="right", no_wrap=True)
     table.add_column("gap", justify="right", no_wrap=True)

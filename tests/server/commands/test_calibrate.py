@@ -72,8 +72,13 @@ def test_each_way_of_measuring_is_reported_apart_and_a_run_can_be_repeated(
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("sense", "--scans", 10, "--guarantee", "bound"), 2, "22 calibration scans, so 44 in all; 10 were asked for"),
+        (
+            ("sense", "--scans", 10, "--guarantee", "bound"),
+            2,
+            "a bound needs at least 44 scans here; 10 were asked for",
+        ),
         (("sense", "--scans", 4, "--guarantee", "expected"), 2, "2 scans are too few for an expected risk"),
+        (("sense", "--scans", 1, "--sampling", "full"), 2, "at least 2 are needed"),
         (("sense", "--sampling", "spiral99"), 1, "unknown sampling"),
         (("sense", "--parameter", "iterations=0"), 1, "at least 1"),
         (("sense", "--parameter", "iterations"), 2, "not of the form name=value"),
@@ -90,6 +95,28 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert message in outcome.errors
     assert outcome.errors.startswith("echotrain: ")
     assert outcome.errors.count("\n") == 1
+
+
+def test_other_data_test_what_all_scans_of_the_first_calibrate(
+    run: Callable[..., Any], data: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "others.h5"
+    with h5py.File(data) as source, h5py.File(other, "w") as target:
+        target["someone"] = np.asarray(source["subject0"])
+    outcome = run(
+        "calibrate", "zero_filled", data, "--test", other, "--sampling", "full", "--scans", 6, "--output", tmp_path
+    )
+    assert outcome.status == 0, outcome.errors
+    report = json.loads((tmp_path / "zero_filled.json").read_text())
+    assert report["scaling"]["n_scans"] == 6
+    assert report["after"]["scans"] == ["others/someone"]
+    assert "heads.h5, tested on others.h5" in report["record"]["note"]
+
+
+def test_a_scan_that_calibrates_cannot_test(run: Callable[..., Any], data: Path, tmp_path: Path) -> None:
+    outcome = run("calibrate", "zero_filled", data, "--test", data, "--scans", 2, "--output", tmp_path)
+    assert outcome.status == 2
+    assert "holds 2 of the scans that calibrate" in outcome.errors
 
 
 def test_a_lack_of_scans_is_told(run: Callable[..., Any], data: Path, tmp_path: Path) -> None:
