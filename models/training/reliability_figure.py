@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from models.training.calibration import GRID, LEVELS, CalibrationReport, coverage
@@ -158,7 +158,7 @@ def _scans(axes: Any, before: CalibrationReport, after: CalibrationReport) -> No
     axes.set(xlim=(0.3, len(order) + 0.7), ylim=(lowest - 0.38 * (1.02 - lowest), 1.02))
     axes.set_yticks([tick for tick in np.arange(0, 1.01, 0.05 if lowest > 0.7 else 0.1) if tick >= lowest - 0.05])
     axes.yaxis.set_major_formatter(_PERCENT)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     _legend(axes, "lower right")
 
 
