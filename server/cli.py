@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "simulate": "Simulate a scan into a file, or send it to a server.",
     "inspect": "Show what a scan file holds: header, encoding, flags, sampling, noise.",
     "view": "Make a picture of images: magnitude, uncertainty, difference to a reference.",
+    "calibrate": "Compare a pipeline's uncertainty with errors of known data, and fit its scale.",
     "demo": "Start a server here, stream scans through it, leave pictures and files.",
     "train": "Train a model on images that one has.",
     "noise": "List or export the noise measurements that a server has kept.",

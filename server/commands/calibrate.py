@@ -1,0 +1,352 @@
+"""`echotrain calibrate`: are a pipeline's deviation maps right, and by which factor must they be scaled?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from textwrap import shorten
+from typing import Annotated, Any, cast
+
+import torch
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from models.training.calibration import LEVELS, CalibrationReport, assess, calibration_record
+from models.training.compared import ComparedScan, by_scan, split
+from models.training.conformal import Guarantee, Scaling, choose, fewest_scans, fit_scaling
+from models.training.intensity import IntensityMap, correct_intensity, fit_intensity_of
+from models.training.reliability_figure import write_reliability_figure
+from pipelines.evaluation.comparison import Condition, JudgedCase, choose_cases, judge_cases
+from pipelines.recon.reconstruction import Reconstruction
+from pipelines.registry import find
+from server.delivery import check_writable, parse_parameters
+from server.errors import FileError, SettingsError
+
+CONFORMAL = "conformal"
+"""First word of `Reconstructed.calibration` where a factor has been applied already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What calibration found.
+
+    Attributes:
+        scaling: fitted to the calibration half.
+        intensity: correction fitted to it, if asked for.
+        test: scans of the test half, scaled.
+        before: report of the test half before scaling.
+        after: the same after scaling.
+        by_condition: after scaling, each way of measuring apart.
+    """
+
+    scaling: Scaling
+    intensity: IntensityMap | None
+    test: list[ComparedScan]
+    before: CalibrationReport
+    after: CalibrationReport
+    by_condition: dict[str, CalibrationReport]
+
+
+def main(
+    pipeline: Annotated[str, typer.Argument(help="Pipeline to calibrate.", metavar="PIPELINE")],
+    data: Annotated[Path, typer.Argument(help="HDF5 file or folder with a known truth.", metavar="DATA")],
+    sampling: Annotated[
+        list[str] | None, typer.Option(help="Undersampling pattern; may be repeated; by default cartesian4_acl8.")
+    ] = None,
+    noise: Annotated[
+        list[float] | None,
+        typer.Option(help="Noise of a k-space sample over the brightest pixel; may be repeated; by default 0.02."),
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter", "--parameters", help="Parameter of the pipeline; may be repeated.", metavar="NAME=VALUE"
+        ),
+    ] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(help="Other data to test on; all scans of DATA then calibrate.", metavar="DATA"),
+    ] = None,
+    scans: Annotated[int, typer.Option(help="Scans (subjects) to use of each file or folder.", min=1)] = 20,
+    slices: Annotated[int, typer.Option(help="Slices of each scan.", min=1)] = 1,
+    coils: Annotated[int, typer.Option(help="Receive channels where data have none.", min=1, max=128)] = 8,
+    guarantee: Annotated[
+        Guarantee | None, typer.Option(help="What is promised of new scans; by default bound, or scans if too few.")
+    ] = None,
+    level: Annotated[float, typer.Option(help="Coverage of the intervals.", min=0.5, max=0.99)] = 0.9,
+    delta: Annotated[float, typer.Option(help="Probability that the promise fails.", min=0.001, max=0.5)] = 0.1,
+    floor: Annotated[float, typer.Option(help="Added to deviations, relative to bright tissue.", min=0, max=0.1)] = 0.0,
+    intensity: Annotated[bool, typer.Option("--intensity", help="Fit a correction of intensities too.")] = False,
+    mode: Annotated[str | None, typer.Option(help="Name for the card; by default the kind of deviation.")] = None,
+    write_card: Annotated[
+        str | None, typer.Option(help="Store the factor in the card of this model.", metavar="MODEL")
+    ] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="Folder with models of your own; their cards can be written.", metavar="FOLDER")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the report and the figure.")] = Path("calibration-output"),
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of noise, patterns and the split into halves.", min=0)] = 0,
+) -> None:
+    r"""Compare deviation maps with errors on data of known truth, and fit the factor that makes them cover.
+
+    Scans are split into two halves: the factor is fitted to one, all figures are of the other. The scan is what
+    is exchangeable, not the pixel: with few scans, little can be promised, and the last lines say how much. Tested
+    on other data (--test), the promise holds as far as their scans are like those that calibrated.
+
+    \b
+    Example:
+        echotrain calibrate sense brains.h5 --sampling cartesian4_acl8 \
+            --noise 0.02 --scans 40 --output calibration-output
+
+    \b
+    One factor for several patterns, stored in the card of a model:
+        echotrain calibrate joint_ipalm brains.h5 --sampling radial11 \
+            --sampling cartesian4_acl8 --scans 100 --write-card energy-brain
+
+    \b
+    Exit statuses: 0 done, 1 data or pipeline failed or a file could not be written, 2 wrong arguments.
+    """
+    entry = find(pipeline)
+    if entry.takes_images:
+        raise SettingsError(f"pipeline '{pipeline}' takes images; only those that reconstruct readouts have deviations")
+    conditions = [Condition(name, sigma) for name in sampling or ["cartesian4_acl8"] for sigma in noise or [0.02]]
+    paths = (output / f"{pipeline}.json", output / f"{pipeline}.png")
+    check_writable(*paths)
+    fewest = fewest_scans(1 - level, delta) * (1 if test else 2)
+    if guarantee is Guarantee.BOUND and scans < fewest:
+        raise SettingsError(f"a bound needs at least {fewest} scans here; {scans} were asked for")
+    if models is not None:
+        _catalogue().use_directory(models)
+    stored = None if write_card is None else _card_of(write_card)
+    reconstruction = cast("Reconstruction", entry.load(entry.parse(parse_parameters(parameter or [])), _device(device)))
+    work = _Work(reconstruction, conditions, scans, slices, coils, seed, device)
+    calibrating, testing = _halves(work.judge(data), seed) if test is None else (work.judge(data), work.judge(test))
+    both = {each.scan for each in calibrating} & {each.scan for each in testing}
+    if both:
+        raise SettingsError(f"{test} holds {len(both)} of the scans that calibrate; test on others")
+    outcome = _fit(calibrating, testing, conditions, _Request(guarantee, level, delta, floor, intensity))
+    given = " ".join(parameter or []) or "defaults"
+    title = "; ".join(condition.title for condition in conditions)
+    where = data.name if test is None else f"{data.name}, tested on {test.name}"
+    record = calibration_record(
+        outcome.after, outcome.scaling, pipeline, mode or calibrating[0].kind,
+        f"{where}: {title}; parameters: {given}",
+    )  # fmt: skip
+    try:
+        paths[0].write_text(_report(outcome, record, conditions, given) + "\n")
+        measured = shorten(f"sampling @ noise: {title}; parameters: {given}", 170, placeholder=" ...")
+        subtitle = f"{measured}\nfactor {outcome.scaling.factor:.3g}: {outcome.scaling.statement}"
+        write_reliability_figure(
+            paths[1], f"Calibration of {pipeline} on {where}", subtitle, outcome.test,
+            (outcome.before, outcome.after),
+        )  # fmt: skip
+    except OSError as error:
+        raise FileError(f"{output} cannot be written ({error.strerror or error})") from error
+    _print(outcome)
+    if stored is not None:
+        typer.echo(_store(stored, record, outcome.intensity, {each.calibration for each in calibrating}))
+    for path in paths:
+        typer.echo(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the user wants to be promised."""
+
+    guarantee: Guarantee | None
+    level: float
+    delta: float
+    floor: float
+    fits_intensity: bool
+
+
+def _device(name: str) -> str:
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise SettingsError(f"there is no device '{name}'; cpu, cuda or cuda:N") from error
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise SettingsError(f"the device '{name}' is not there; use --device cpu")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is done with data, whichever they are; fields as the arguments of the command."""
+
+    reconstruction: Reconstruction
+    conditions: Sequence[Condition]
+    scans: int
+    slices: int
+    coils: int
+    seed: int
+    device: str
+
+    def judge(self, data: Path) -> list[JudgedCase]:
+        """Run all cases of a file or folder with a progress bar."""
+        console = Console(stderr=True)
+        columns = (
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
+            TimeElapsedColumn(),
+        )  # fmt: skip
+        judged: list[JudgedCase] = []
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(data.name, total=self.scans * self.slices * len(self.conditions))
+            cases = choose_cases(data, self.scans, self.slices, self.coils, self.seed)
+            for each in judge_cases(self.reconstruction, cases, self.conditions, self.seed, self.device):
+                judged.append(each)
+                bar.update(task, advance=1, description=f"{data.name}: {each.condition.title}")
+        found = len({each.scan for each in judged})
+        if found < self.scans:
+            console.print(f"echotrain: {data.name} has {found} scans of the {self.scans} asked for", markup=False)
+        return judged
+
+
+def _halves(judged: Sequence[JudgedCase], seed: int) -> tuple[list[JudgedCase], list[JudgedCase]]:
+    """Whole scans, drawn by seed, to calibrate on and to test on.
+
+    Raises:
+        SettingsError: only one scan.
+    """
+    try:
+        calibration, _ = split(_scans(judged), seed)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    names = {scan.name for scan in calibration}
+    return [each for each in judged if each.scan in names], [each for each in judged if each.scan not in names]
+
+
+def _fit(
+    calibrating: Sequence[JudgedCase],
+    testing: Sequence[JudgedCase],
+    conditions: Sequence[Condition],
+    asked: _Request,
+) -> Outcome:
+    """Fit to some scans, judge others.
+
+    Raises:
+        SettingsError: what was asked for cannot be had from so many scans.
+    """
+    calibration = _scans(calibrating)
+    try:
+        curve = fit_intensity_of(calibration) if asked.fits_intensity else None
+        calibration = correct_intensity(calibration, curve) if curve else calibration
+        guarantee = asked.guarantee or choose(len(calibration), asked.level, asked.delta)
+        scaling = fit_scaling(calibration, guarantee, level=asked.level, floor=asked.floor, delta=asked.delta)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+    def corrected(judged: Iterable[JudgedCase]) -> list[ComparedScan]:
+        return correct_intensity(_scans(judged), curve) if curve else _scans(judged)
+
+    test = corrected(testing)
+    parts = {condition: [each for each in testing if each.condition == condition] for condition in conditions}
+    by_condition = {each.title: assess(scaling.apply(corrected(part))) for each, part in parts.items()}
+    scaled = scaling.apply(test)
+    return Outcome(scaling, curve, scaled, assess(test), assess(scaled), by_condition)
+
+
+def _scans(judged: Iterable[JudgedCase]) -> list[ComparedScan]:
+    return by_scan((each.scan, each.compared) for each in judged)
+
+
+def _report(outcome: Outcome, record: dict[str, object], conditions: Sequence[Condition], parameters: str) -> str:
+    """Everything as JSON."""
+    values: dict[str, Any] = {
+        "record": record,
+        "scaling": {**asdict(outcome.scaling), "statement": outcome.scaling.statement},
+        "intensity": None if outcome.intensity is None else asdict(outcome.intensity),
+        "conditions": [asdict(condition) for condition in conditions],
+        "parameters": parameters,
+        "before": outcome.before.to_json(),
+        "after": outcome.after.to_json(),
+        "by_condition": {title: report.to_json() for title, report in outcome.by_condition.items()},
+    }
+    return json.dumps(values, indent=1, allow_nan=False)
+
+
+def _print(outcome: Outcome) -> None:
+    """Two tables that fit 80 columns: coverage before and after scaling, and the map beside those it must beat."""
+    console = Console()
+    table = Table(box=SIMPLE_HEAD)
+    n_test = len(outcome.after.scans)
+    table.add_column(f"coverage, {n_test} test scan{'s' if n_test > 1 else ''}", overflow="fold")
+    for level in LEVELS:
+        table.add_column(f"{100 * level:g} %", justify="right", no_wrap=True)
+    table.add_column("gap", justify="right", no_wrap=True)
+    table.add_column("width", justify="right", no_wrap=True)
+    rows = {"as it comes": outcome.before, "scaled": outcome.after}
+    if len(outcome.by_condition) > 1:
+        rows |= outcome.by_condition
+    for name, report in rows.items():
+        shares = (f"{100 * share:.1f}" for share in report.coverage)
+        gap, width = report.expected_calibration_error, report.sharpness
+        table.add_row(name, *shares, f"{100 * gap:.1f}", f"{100 * width:.2f}")
+    console.print(table)
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("map")
+    for heading in ("AUSE", "AURG", "rho pixel", "rho block", "width at 90 %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for ranking in (outcome.after.deviation, *outcome.after.baselines):
+        figures = (ranking.ause, ranking.aurg, ranking.spearman, ranking.spearman_blocks)
+        table.add_row(ranking.name, *(f"{figure:.3f}" for figure in figures), f"{100 * ranking.width:.2f}")
+    console.print(table)
+    typer.echo("gap: mean distance from nominal levels; widths in percent of bright tissue; rho: rank correlation")
+    scaling = outcome.scaling
+    floor = f", floor {scaling.floor:g}" if scaling.floor else ""
+    typer.echo(f"factor {scaling.factor:.4g}{floor}: {scaling.statement}")
+    verdict = "beats" if outcome.after.beats_baselines else "does not beat"
+    typer.echo(f"the deviation {verdict} all other maps in AUSE")
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredCard:
+    """A card and where it lies (`models.store`)."""
+
+    root: Path
+    card: Any
+
+
+def _catalogue() -> Any:
+    """`models.catalogue`; loaded only where models are asked for."""
+    return import_module("models.catalogue")
+
+
+def _card_of(model: str) -> _StoredCard:
+    """The card of a model; asked for before the work, so that a wrong name costs nothing.
+
+    Raises:
+        ModelError: there is no such model, or it has no card that can be used.
+    """
+    catalogue = _catalogue()
+    entry = catalogue.find(model)
+    return _StoredCard(entry.root, catalogue.read_card(entry))
+
+
+def _store(stored: _StoredCard, record: dict[str, object], curve: IntensityMap | None, calibrations: set[str]) -> str:
+    """Add the record to the card of a model, in place of an older one of the same pipeline and mode.
+
+    Raises:
+        SettingsError: the deviations had a factor applied already.
+        ModelError: the card cannot be written.
+    """
+    if any(each.startswith(CONFORMAL) for each in calibrations):
+        raise SettingsError("the pipeline has scaled its deviations already; turn that off before calibrating")
+    kept = [
+        each.model_dump()
+        for each in stored.card.calibration
+        if (each.pipeline, each.mode) != (record["pipeline"], record["mode"])
+    ]
+    changes: dict[str, object] = {"calibration": [*kept, record]}
+    if curve is not None:
+        changes["intensity"] = asdict(curve)
+    card = stored.card.revised(**changes)
+    cast("Any", import_module("models.store")).save_card(stored.root, card)
+    return f"stored in the card of {card.title}"
