@@ -112,18 +112,18 @@ class Radial:
 Sampling = Lines | Plane | Radial
 
 SAMPLINGS: dict[str, Sampling] = {
-    "full": Lines(1, 1),
-    "cartesian4_acl8": Lines(4, 0.08),
-    "cartesian4_acl8_swapped": Lines(4, 0.08, is_swapped=True),
-    "cartesian4_acl4": Lines(4, 0.04),
-    "cartesian4_acl4_swapped": Lines(4, 0.04, is_swapped=True),
-    "equispaced4_acl8": Lines(4, 0.08, is_even=True),
-    "equispaced4_acl8_swapped": Lines(4, 0.08, is_even=True, is_swapped=True),
-    "equispaced4_acl4": Lines(4, 0.04, is_even=True),
-    "cartesian8_acl4": Lines(8, 0.04),
-    "gaussian8": Plane(8, 0.08),
-    "poisson8": Plane(8, 0.08, is_disc=True),
-    "radial11": Radial(11),
+    "full": Lines(1.0, 1.0),
+    "cartesian4_acl8": Lines(4.0, 0.08),
+    "cartesian4_acl8_swapped": Lines(4.0, 0.08, is_swapped=True),
+    "cartesian4_acl4": Lines(4.0, 0.04),
+    "cartesian4_acl4_swapped": Lines(4.0, 0.04, is_swapped=True),
+    "equispaced4_acl8": Lines(4.0, 0.08, is_even=True),
+    "equispaced4_acl8_swapped": Lines(4.0, 0.08, is_even=True, is_swapped=True),
+    "equispaced4_acl4": Lines(4.0, 0.04, is_even=True),
+    "cartesian8_acl4": Lines(8.0, 0.04),
+    "gaussian8": Plane(8.0, 0.08),
+    "poisson8": Plane(8.0, 0.08, is_disc=True),
+    "radial11": Radial(11.0),
 }
 """Patterns by name."""
 

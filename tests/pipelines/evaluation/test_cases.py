@@ -41,10 +41,10 @@ def case(tmp_path_factory) -> Case:
 def group_of(prepared, encoding) -> Group:
     """The same samples as assembly would hand them on."""
     headers = np.zeros(1, ACQUISITION_HEADER)
-    headers["read_dir"], headers["phase_dir"], headers["slice_dir"] = (1, 0, 0), (0, 1, 0), (0, 0, 1)
+    headers["read_dir"], headers["phase_dir"], headers["slice_dir"] = (1, 0.0, 0), (0, 1, 0), (0, 0, 1)
     trajectory = prepared.trajectory
     return Group(
-        key=GroupKey(0, 0, 0, 0, 0, 0),
+        key=GroupKey(0, 0, 0, 0, 0.0, 0),
         kspace=prepared.kspace.numpy(),
         counts=prepared.counts.numpy(),
         calibration_lines=np.zeros(prepared.counts.shape[1:], bool),
@@ -90,7 +90,7 @@ def test_a_simulated_scan_that_was_streamed_and_assembled_gives_the_same_samples
     groups = [group for batch in scan.batches for group in assembler.add(batch)] + assembler.finish()
     streamed = prepare(groups[0], Parameters(whiten=False), "cpu").prepared
 
-    prepared = undersample(case, "full", 0, 0)
+    prepared = undersample(case, "full", 0.0, 0)
 
     torch.testing.assert_close(prepared.kspace, streamed.kspace, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(prepared.calibration, streamed.calibration, atol=1e-5, rtol=1e-5)
@@ -108,7 +108,7 @@ def test_truth_is_the_magnitude_that_was_stored(case):
 
 @pytest.mark.parametrize("name", ["full", "cartesian4_acl8", "cartesian4_acl8_swapped", "gaussian8"])
 def test_images_without_noise_lie_on_the_truth(case, name):
-    full = undersample(case, name, 0, 0)
+    full = undersample(case, name, 0.0, 0)
     kspace = to_kspace(case.coil_images)
     measured = full.kspace[0, ..., 0] if name == "gaussian8" else full.kspace[0, :, 0]
     kspace = kspace.mT if "swapped" in name else kspace
@@ -132,11 +132,11 @@ def test_swapped_patterns_phase_encode_the_other_axis(case):
 
 
 def test_noise_is_the_same_whatever_the_pattern(case):
-    clean, full = undersample(case, "full", 0, 7), undersample(case, "full", 0.05, 7)
+    clean, full = undersample(case, "full", 0.0, 7), undersample(case, "full", 0.05, 7)
     noise = (full.kspace - clean.kspace)[0, :, 0]
 
     for name in CARTESIAN:
-        noisy, silent = undersample(case, name, 0.05, 7), undersample(case, name, 0, 7)
+        noisy, silent = undersample(case, name, 0.05, 7), undersample(case, name, 0.0, 7)
         added = (noisy.kspace - silent.kspace)[0]
         added = added[..., 0] if added.shape[-1] == 1 else added[:, 0]
         added = added.mT if "swapped" in name else added
@@ -147,7 +147,7 @@ def test_noise_is_the_same_whatever_the_pattern(case):
 
 @pytest.mark.parametrize("name", ["full", "radial11"])
 def test_noise_has_the_level_asked_for(case, name):
-    noisy, silent = undersample(case, name, 0.05, 7), undersample(case, name, 0, 7)
+    noisy, silent = undersample(case, name, 0.05, 7), undersample(case, name, 0.0, 7)
 
     level = (noisy.kspace - silent.kspace).abs().square().mean().sqrt()
 
@@ -167,7 +167,7 @@ def test_the_seed_decides_noise_and_pattern(case):
 def test_too_few_central_lines_are_no_calibration(tmp_path):
     small = head(tmp_path / "small.h5", (72, 64))
 
-    assert undersample(small, "cartesian8_acl4", 0, 3).calibration is None
+    assert undersample(small, "cartesian8_acl4", 0.0, 3).calibration is None
 
 
 @pytest.mark.parametrize("name", ["cartesian4_acl8", "cartesian4_acl8_swapped", "gaussian8", "radial11"])
@@ -205,4 +205,4 @@ def test_noise_in_measured_arrays_is_estimated_and_added_to(rng):
     assert noise_level_of(to_image(kspace)) == pytest.approx(level, rel=0.15)
     case = Case("a", "a", images, torch.ones((96, 96)), level)
     assert undersample(case, "full", level, 0).noise_std == pytest.approx(2**0.5 * level)
-    assert not undersample(case, "full", 0, 0).noise_is_measured
+    assert not undersample(case, "full", 0.0, 0).noise_is_measured
