@@ -166,12 +166,16 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Proc
 
 @pytest.fixture(scope="session")
 def running(start_server: Callable[..., Process]) -> Iterator[Process]:
-    """A server with short timeouts that all tests share: what one of them does must not hurt the others."""
+    """A server with short timeouts that all tests share: what one of them does must not hurt the others.
+
+    Short, but no shorter than a busy machine may pause a test between two messages; scans that are left open beside
+    others wait for as long as twenty of those take.
+    """
     server = start_server(
         "limits.sessions=8",
-        "timeouts.first_message_s=1",
-        "timeouts.message_s=1",
-        "timeouts.idle_s=2",
+        "timeouts.first_message_s=2",
+        "timeouts.message_s=2",
+        "timeouts.idle_s=6",
         "timeouts.linger_s=1",
         "pipelines.default=zero_filled",
     )

@@ -21,6 +21,8 @@ from pipelines.mrd import WAVEFORM_HEADER, AcquisitionFlag, Acquisitions
 from pipelines.simulate import SimulatedScan
 
 ANY = ""
+SOON_S = 15
+"""The limits here are 2 s; by default they are 20 s or more, and the drip of bytes would last 200 s."""
 
 
 def _readout(scan: SimulatedScan, **changes: int) -> bytes:
@@ -140,7 +142,7 @@ def test_whoever_says_nothing_is_closed_in_time(connect: Any):  # 1
     heard = connect().hear()
     assert "timeout" in heard.error
     assert heard.closed
-    assert 0.5 < heard.ended_s < 5
+    assert 1 < heard.ended_s < SOON_S
 
 
 def test_a_port_scan_leaves_no_error(connect: Any, running: Any):  # 2
@@ -180,7 +182,7 @@ def test_a_drip_of_bytes_is_given_up(connect: Any, says: Any):  # 4
     stop.set()
     thread.join()
     assert "not finished" in heard.error
-    assert heard.ended_s < 5
+    assert heard.ended_s < SOON_S
 
 
 def test_a_scan_that_stops_in_the_middle_is_given_up_with_what_was_complete(

@@ -68,6 +68,18 @@ def test_uncertainty_is_paired_by_slice_whatever_the_order() -> None:
     assert [None if pair.deviation is None else float(pair.deviation.pixels.max()) for pair in pairs] == [None, 12, 13]
 
 
+def test_extra_series_are_not_taken_for_magnitudes() -> None:
+    sample = an_image(np.full((16, 16), 7, np.float32))
+    sample.meta.clear()
+    sample.meta.update({"ReconExtra": ["posterior_samples"], "ReconExtraIndex": ["1"]})
+    image, deviation = an_image(np.ones((16, 16), np.float32)), an_image(np.zeros((16, 16), np.float32), deviation=True)
+
+    (pair,) = pair_images([image, deviation, sample])
+
+    assert pair.magnitude is image
+    assert pair.deviation is deviation
+
+
 def test_calibrated_uncertainty_holds_95_percent() -> None:
     rng = np.random.default_rng(0)
     truth = np.full((200, 200), 50, np.float32)
