@@ -186,7 +186,10 @@ class JointIpalmParameters(Parameters):
         1.0, gt=0, le=100, description="Weight of the data; 1 is the likelihood at the measured noise level."
     )
     smoothness: float = Field(
-        50.0, gt=0, le=1e6, description="Weight of the smoothness of coil maps, over the noise variance of the image."
+        20.0,
+        gt=0,
+        le=1e6,
+        description="Weight of the smoothness of what coil maps change by, over the noise variance of the image."
     )
     uncertainty: Literal["auto", "langevin", "quick"] = Field(
         "auto",

