@@ -8,7 +8,7 @@ sees nothing but rounding: that residual is zero for any Cartesian pattern.)
 
 R is known at several noise levels s (`pipelines.recon.priors.LEVELS`), which are gone through from the coarsest to the
 finest, each by inertial proximal alternating minimisation (`pipelines.solvers.ipalm`) from where the one before ended.
-At each the data count as at least `NOISE_OVER_LEVEL * s` noisy: the image cannot be surer than its prior, and the
+At each the data count as at least as noisy as a share of s says: the image cannot be surer than its prior, and the
 curvatures of both terms stay within a factor that a few dozen iterations overcome.
 
 What is assumed: the phase of the image is smooth, for it lives in the maps. Where it is not (fat beside water, flow,
@@ -31,6 +31,7 @@ from torch import Tensor
 from models.energy import reference_magnitude
 from pipelines.domain import domain_details
 from pipelines.errors import ReconstructionError
+from pipelines.operators.plane_data import DataTerm
 from pipelines.recon.joint_problem import JointProblem, unit_maps
 from pipelines.recon.joint_start import Start, make_starts
 from pipelines.recon.posterior import LANGEVIN, QUICK, ChainLengths, Posterior, sample_posterior, scaled
@@ -41,7 +42,6 @@ from pipelines.registry import JointIpalmParameters, SenseParameters
 from pipelines.solvers.ipalm import Minimum, StoppedBy, ipalm
 from pipelines.solvers.items import spread
 
-NOISE_OVER_LEVEL = 0.3
 MOST_VALUES_CPU = 1 << 24
 """Complex values of the coil images of planes that are estimated side by side; about a dozen such arrays exist."""
 MOST_VALUES_GPU = 1 << 27
@@ -143,7 +143,6 @@ class JointIpalm:
         parameters = self._parameters
         unit = reference_magnitude(start.image)
         image, maps = start.image / spread(unit, start.image), start.maps
-        constants: tuple[Tensor, Tensor] | None = None
         minima: list[Minimum] = []
         levels = prior.levels
         for number, level in enumerate(levels):
@@ -151,7 +150,8 @@ class JointIpalm:
                 # Aliases and gaps make the first image darker or brighter than tissue is.
                 change = reference_magnitude(image)
                 image, unit = image / spread(change, image), unit * change
-            problem = self._problem(start, prior, unit, level)
+            least = level * prior.noise_over_level[number]
+            problem = self._problem(start, prior, unit, level, least)
             minimum = ipalm(
                 problem,
                 image,
@@ -159,13 +159,13 @@ class JointIpalm:
                 iterations=parameters.iterations // len(levels) + (number < parameters.iterations % len(levels)),
                 tolerance=parameters.tolerance,
                 fix_v=parameters.maps == "fixed",
-                start_constants=constants or self._first_constants(start, unit, level),
+                start_constants=self._first_constants(start, unit, level, least),
                 should_stop=should_stop,
             )
-            image, maps, constants = minimum.u, unit_maps(minimum.v), minimum.next_constants
+            image, maps = minimum.u, unit_maps(minimum.v)
             minima.append(minimum)
         solved = self._clock()
-        curvature = torch.maximum(constants[0], self._data(start, unit, levels[-1]).curvature) if constants else unit
+        curvature = torch.maximum(minima[-1].next_constants[0], self._data(start, unit, least).curvature)
         posterior = sample_posterior(problem, image, maps, curvature, levels[-1], self._lengths, should_stop)
         seconds["recon"] += solved - begun
         seconds["uncertainty"] += self._clock() - solved
@@ -182,22 +182,23 @@ class JointIpalm:
             tuple(minima),
         )
 
-    def _problem(self, start: Start, prior: Prior, unit: Tensor, level: float) -> JointProblem:
-        smoothness = self._parameters.smoothness / self._noise(start, unit, level).to(torch.float64).square()
+    def _problem(self, start: Start, prior: Prior, unit: Tensor, level: float, least: float) -> JointProblem:
+        smoothness = self._parameters.smoothness / self._noise(start, unit, least).to(torch.float64).square()
         gradient, value = prior.at(level)
         weight = self._parameters.prior_weight
-        return JointProblem(self._data(start, unit, level), gradient, value, weight, smoothness, start.maps)
+        return JointProblem(self._data(start, unit, least), gradient, value, weight, smoothness, start.maps)
 
-    def _data(self, start: Start, unit: Tensor, level: float):  # noqa: ANN202  a data term
-        return start.data.of_unit(unit, self._noise(start, unit, level))
+    def _data(self, start: Start, unit: Tensor, least: float) -> DataTerm:
+        return start.data.of_unit(unit, self._noise(start, unit, least))
 
-    def _noise(self, start: Start, unit: Tensor, level: float) -> Float32[Tensor, "items"]:
+    def _noise(self, start: Start, unit: Tensor, least: float) -> Float32[Tensor, "items"]:
+        """Noise of the data in units of the normalised image, or the least that they count with."""
         noise = start.noise_std / self._parameters.data_weight**0.5 / unit
-        return noise.clamp(min=max(NOISE_OVER_LEVEL * level, torch.finfo(torch.float32).tiny))
+        return noise.clamp(min=max(least, torch.finfo(torch.float32).tiny))
 
-    def _first_constants(self, start: Start, unit: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    def _first_constants(self, start: Start, unit: Tensor, level: float, least: float) -> tuple[Tensor, Tensor]:
         """Curvatures of both blocks, roughly: backtracking finds them."""
-        data = self._data(start, unit, level).curvature
+        data = self._data(start, unit, least).curvature
         return data + 1 / level**2, data
 
     def _join(

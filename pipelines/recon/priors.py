@@ -19,6 +19,11 @@ LEVELS = (0.1, 0.05, 0.03, 0.02, 0.015)
 """Noise levels of the prior, one after the other: coarse structure is settled before fine structure is asked for.
 Tissue is about 1."""
 
+NOISE_OVER_LEVEL = (1.0, 1.0, 0.7, 0.5, 0.3)
+"""The data count as at least this many times a level noisy. At a coarse level the image is not meant to be exact, and
+curvatures of data and prior that are alike make long steps; T2-weighted brain, R = 4, 100 iterations: 0.15 dB more than
+with 0.3 throughout."""
+
 TOTAL_VARIATION = TotalVariation(weight=40.0, epsilon=0.01)
 
 
@@ -26,6 +31,7 @@ class Prior(Protocol):
     """A prior of normalised magnitude images at several noise levels."""
 
     levels: tuple[float, ...]
+    noise_over_level: tuple[float, ...]
 
     def at(self, level: float) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Callable[[Tensor], Tensor]]:
         """Value with gradient, and value alone, of images `(items, y, x)` in nats."""
@@ -41,6 +47,7 @@ class LearnedPrior:
     """
 
     levels = LEVELS
+    noise_over_level = NOISE_OVER_LEVEL
 
     def __init__(self, name: str, device: str) -> None:
         """Open a model.
@@ -66,6 +73,7 @@ class TotalVariationPrior:
     """Total variation, the same at all levels; they still say how much the data are trusted."""
 
     levels = LEVELS
+    noise_over_level = NOISE_OVER_LEVEL
 
     def at(
         self,
