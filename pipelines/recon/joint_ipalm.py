@@ -34,8 +34,8 @@ from pipelines.errors import ReconstructionError
 from pipelines.operators.plane_data import DataTerm
 from pipelines.recon.joint_problem import JointProblem, unit_maps
 from pipelines.recon.joint_start import Start, make_starts
-from pipelines.recon.posterior import LANGEVIN, QUICK, ChainLengths, Posterior, sample_posterior, scaled
-from pipelines.recon.priors import LearnedPrior, Prior, TotalVariationPrior
+from pipelines.recon.posterior import LANGEVIN, QUICK, Posterior, sample_posterior, scaled
+from pipelines.recon.priors import LearnedPrior, Level, Prior, TotalVariationPrior
 from pipelines.recon.reconstruction import ExtraSeries, Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.sense import Sense, checked_scale
 from pipelines.registry import JointIpalmParameters, SenseParameters
@@ -106,7 +106,7 @@ class JointIpalm:
             other = self._reconstruct(prepared, TotalVariationPrior())
         else:
             try:
-                other = Sense(SenseParameters(), str(self._device))(prepared)
+                other = Sense(SenseParameters.model_validate({}), str(self._device))(prepared)
             except ReconstructionError as error:
                 warning = f"The image lies outside the domain of the model, and sense cannot replace it: {error}."
                 return replace(result, warnings=(*result.warnings, warning))
@@ -144,29 +144,33 @@ class JointIpalm:
         unit = reference_magnitude(start.image)
         image, maps = start.image / spread(unit, start.image), start.maps
         minima: list[Minimum] = []
-        levels = prior.levels
-        for number, level in enumerate(levels):
+        left = parameters.iterations
+        level = prior.levels[-1]
+        problem = self._problem(start, prior, unit, level)
+        for number, level in enumerate(prior.levels):
             if number == 1:
                 # Aliases and gaps make the first image darker or brighter than tissue is.
                 change = reference_magnitude(image)
                 image, unit = image / spread(change, image), unit * change
-            least = level * prior.noise_over_level[number]
-            problem = self._problem(start, prior, unit, level, least)
+            is_last = number + 1 == len(prior.levels)
+            iterations = left if is_last else min(left, max(1, round(level.share * parameters.iterations)))
+            left -= iterations
+            problem = self._problem(start, prior, unit, level)
             minimum = ipalm(
                 problem,
                 image,
                 maps,
-                iterations=parameters.iterations // len(levels) + (number < parameters.iterations % len(levels)),
+                iterations=iterations,
                 tolerance=parameters.tolerance,
                 fix_v=parameters.maps == "fixed",
-                start_constants=self._first_constants(start, unit, level, least),
+                start_constants=self._first_constants(start, unit, level),
                 should_stop=should_stop,
             )
             image, maps = minimum.u, unit_maps(minimum.v)
             minima.append(minimum)
         solved = self._clock()
-        curvature = torch.maximum(minima[-1].next_constants[0], self._data(start, unit, least).curvature)
-        posterior = sample_posterior(problem, image, maps, curvature, levels[-1], self._lengths, should_stop)
+        curvature = torch.maximum(minima[-1].next_constants[0], self._data(start, unit, level.least_noise).curvature)
+        posterior = sample_posterior(problem, image, maps, curvature, level.deviation, self._lengths, should_stop)
         seconds["recon"] += solved - begun
         seconds["uncertainty"] += self._clock() - solved
         data = self._data(start, unit, 0.0)
@@ -182,11 +186,13 @@ class JointIpalm:
             tuple(minima),
         )
 
-    def _problem(self, start: Start, prior: Prior, unit: Tensor, level: float, least: float) -> JointProblem:
-        smoothness = self._parameters.smoothness / self._noise(start, unit, least).to(torch.float64).square()
-        gradient, value = prior.at(level)
+    def _problem(self, start: Start, prior: Prior, unit: Tensor, level: Level) -> JointProblem:
+        smoothness = (
+            self._parameters.smoothness / self._noise(start, unit, level.least_noise).to(torch.float64).square()
+        )
+        gradient, value = prior.at(level.deviation)
         weight = self._parameters.prior_weight
-        return JointProblem(self._data(start, unit, least), gradient, value, weight, smoothness, start.maps)
+        return JointProblem(self._data(start, unit, level.least_noise), gradient, value, weight, smoothness, start.maps)
 
     def _data(self, start: Start, unit: Tensor, least: float) -> DataTerm:
         return start.data.of_unit(unit, self._noise(start, unit, least))
@@ -196,10 +202,10 @@ class JointIpalm:
         noise = start.noise_std / self._parameters.data_weight**0.5 / unit
         return noise.clamp(min=max(least, torch.finfo(torch.float32).tiny))
 
-    def _first_constants(self, start: Start, unit: Tensor, level: float, least: float) -> tuple[Tensor, Tensor]:
+    def _first_constants(self, start: Start, unit: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """Curvatures of both blocks, roughly: backtracking finds them."""
-        data = self._data(start, unit, least).curvature
-        return data + 1 / level**2, data
+        data = self._data(start, unit, level.least_noise).curvature
+        return data + 1 / level.deviation**2, data
 
     def _join(
         self,
@@ -267,7 +273,9 @@ class JointIpalm:
             comment = "Sensitivity of a (virtual) coil, of root sum of squares 1"
             found.append(ExtraSeries("coil_maps", volumes, comment))
         if "posterior_samples" in self._parameters.extra_series:
-            samples = torch.cat([each.posterior.samples * spread(each.unit, each.posterior.samples[0]) for each in estimates], 1)
+            samples = torch.cat(
+                [each.posterior.samples * spread(each.unit, each.posterior.samples[0]) for each in estimates], 1
+            )
             volumes = torch.stack([to_volumes(sample) for sample in samples], 1) * scale
             comment = "Sample of the posterior: an image as likely as any other, given data and prior"
             found.append(ExtraSeries("posterior_samples", volumes, comment, role="Image", in_image_units=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
 
@@ -15,23 +16,36 @@ from models.store import open_model
 from pipelines.errors import ParameterError
 from pipelines.recon.total_variation import TotalVariation
 
-LEVELS = (0.1, 0.05, 0.03, 0.02, 0.015)
-"""Noise levels of the prior, one after the other: coarse structure is settled before fine structure is asked for.
-Tissue is about 1."""
 
-NOISE_OVER_LEVEL = (1.0, 1.0, 0.7, 0.5, 0.3)
-"""The data count as at least this many times a level noisy. At a coarse level the image is not meant to be exact, and
-curvatures of data and prior that are alike make long steps; T2-weighted brain, R = 4, 100 iterations: 0.15 dB more than
-with 0.3 throughout."""
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One noise level of a prior.
+
+    Attributes:
+        deviation: standard deviation of the noise; tissue is about 1.
+        least_noise: the data count as at least so noisy. At a coarse level the image is not meant to be exact, and
+            curvatures of data and prior that are alike make long steps.
+        share: of the iterations.
+    """
+
+    deviation: float
+    least_noise: float
+    share: float
+
+
+LEVELS = (Level(0.1, 0.1, 0.1), Level(0.05, 0.05, 0.2), Level(0.03, 0.02, 0.4), Level(0.02, 0.01, 0.3))
+"""Coarse structure is settled before fine structure is asked for. T2-weighted brain, 272 x 232, R = 4, 8 % calibration
+lines, 100 iterations: 32.8 dB; equal shares, a fifth level of 0.015 and data trusted to 0.3 of each level 31.9 dB; 300
+iterations 33.4 dB."""
 
 TOTAL_VARIATION = TotalVariation(weight=40.0, epsilon=0.01)
+"""Of the column that the energy is compared with; all its iterations at the noise of the data."""
 
 
 class Prior(Protocol):
     """A prior of normalised magnitude images at several noise levels."""
 
-    levels: tuple[float, ...]
-    noise_over_level: tuple[float, ...]
+    levels: tuple[Level, ...]
 
     def at(self, level: float) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Callable[[Tensor], Tensor]]:
         """Value with gradient, and value alone, of images `(items, y, x)` in nats."""
@@ -47,7 +61,6 @@ class LearnedPrior:
     """
 
     levels = LEVELS
-    noise_over_level = NOISE_OVER_LEVEL
 
     def __init__(self, name: str, device: str) -> None:
         """Open a model.
@@ -59,7 +72,9 @@ class LearnedPrior:
         stored = open_model(name)
         network = stored.build()
         if not isinstance(network, EnergyModel):
-            raise ParameterError(f"the model {stored.card.title} is no energy of images but a {stored.card.architecture}")
+            raise ParameterError(
+                f"the model {stored.card.title} is no energy of images but a {stored.card.architecture}"
+            )
         self.card: Card = stored.card
         self.details = stored.details()
         self._energy = cast("EnergyModel", network.to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
@@ -73,7 +88,6 @@ class TotalVariationPrior:
     """Total variation, the same at all levels; they still say how much the data are trusted."""
 
     levels = LEVELS
-    noise_over_level = NOISE_OVER_LEVEL
 
     def at(
         self,
