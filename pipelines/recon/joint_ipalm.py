@@ -1,6 +1,7 @@
 """Image and coil maps estimated together, with a learned energy of images as prior and samples of the posterior.
 
-    (u, S) = argmin  sum over samples |F (S_c u / n) - k|^2 / noise_std^2  +  w R(u; s)  +  mu / 2 |grad (S - S_0)|^2,   u >= 0
+    (u, S) = argmin  sum over samples |F (S_c u / n) - k|^2 / noise_std^2  +  w R(u; s)  +  mu / 2 |grad (S - S_0)|^2
+             with u >= 0
 
 The data term is the likelihood in nats and R the negative logarithm of a density in nats, so no weight has to be found
 between them: `prior_weight` and `data_weight` are 1 unless asked for. (The published regression of lambda on a residual
@@ -34,7 +35,7 @@ from pipelines.errors import ReconstructionError
 from pipelines.operators.plane_data import DataTerm
 from pipelines.recon.joint_problem import JointProblem, unit_maps
 from pipelines.recon.joint_start import Start, make_starts
-from pipelines.recon.posterior import LANGEVIN, QUICK, ChainLengths, Posterior, sample_posterior, scaled
+from pipelines.recon.posterior import LANGEVIN, QUICK, Posterior, sample_posterior, scaled
 from pipelines.recon.priors import LearnedPrior, Prior, TotalVariationPrior
 from pipelines.recon.reconstruction import ExtraSeries, Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.sense import Sense, checked_scale
@@ -106,7 +107,7 @@ class JointIpalm:
             other = self._reconstruct(prepared, TotalVariationPrior())
         else:
             try:
-                other = Sense(SenseParameters(), str(self._device))(prepared)
+                other = Sense(SenseParameters.model_validate({}), str(self._device))(prepared)
             except ReconstructionError as error:
                 warning = f"The image lies outside the domain of the model, and sense cannot replace it: {error}."
                 return replace(result, warnings=(*result.warnings, warning))
@@ -267,7 +268,9 @@ class JointIpalm:
             comment = "Sensitivity of a (virtual) coil, of root sum of squares 1"
             found.append(ExtraSeries("coil_maps", volumes, comment))
         if "posterior_samples" in self._parameters.extra_series:
-            samples = torch.cat([each.posterior.samples * spread(each.unit, each.posterior.samples[0]) for each in estimates], 1)
+            samples = torch.cat(
+                [each.posterior.samples * spread(each.unit, each.posterior.samples[0]) for each in estimates], 1
+            )
             volumes = torch.stack([to_volumes(sample) for sample in samples], 1) * scale
             comment = "Sample of the posterior: an image as likely as any other, given data and prior"
             found.append(ExtraSeries("posterior_samples", volumes, comment, role="Image", in_image_units=True))

@@ -112,9 +112,8 @@ def _nonuniform(prepared: Prepared) -> Starts:
             area = density[of]
             toeplitz = Toeplitz(trajectory.positions[of], area, shape)
             noise_std = prepared.noise_std * float(area.square().sum() / area.sum()) ** 0.5
-            energy = (
-                (density[frames][:, None, None] * prepared.kspace[frames].abs().square())
-                .sum((1, 2, 3, 4), dtype=torch.float64)
+            energy = (density[frames][:, None, None] * prepared.kspace[frames].abs().square()).sum(
+                (1, 2, 3, 4), dtype=torch.float64
             )
             n_samples = prepared.kspace.shape[1] * float(area.sum()) * prepared.noise_std**2 / noise_std**2
             data = NonUniformData(
@@ -157,7 +156,9 @@ def _from_calibration(
         centre = centre.narrow(axis, centre.shape[axis] // 2 - size // 2, size)
         window = _window(size, centre.device)
         centre = centre * window.view(-1, *(1 for _ in range(3 - axis)))
-    where = [slice(n // 2 - size // 2, n // 2 - size // 2 + size) for n, size in zip(grid, centre.shape[1:], strict=True)]
+    where = [
+        slice(n // 2 - size // 2, n // 2 - size // 2 + size) for n, size in zip(grid, centre.shape[1:], strict=True)
+    ]
     embedded[:, where[0], where[1], where[2]] = centre
     return maps, to_image(embedded, (-3, -2, -1))
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from einops import rearrange
 from jaxtyping import Complex64, Float32
 from torch import Tensor
@@ -56,7 +55,10 @@ def make_planes(prepared: Prepared) -> Planes:
     if bool((prepared.counts == prepared.counts[:, :1]).all()):
         kspace = to_image(kspace, (-3,))
         return Planes(
-            rearrange(kspace, "f c z y x -> (f z) c y x"), rearrange(weights, "f z y x -> (f z) y x"), len(kspace), False
+            rearrange(kspace, "f c z y x -> (f z) c y x"),
+            rearrange(weights, "f z y x -> (f z) y x"),
+            len(kspace),
+            False,
         )
     kspace = to_image(kspace, (-1,))
     counts = prepared.counts[..., None].expand(*prepared.counts.shape, kspace.shape[-1])

@@ -59,7 +59,9 @@ class LearnedPrior:
         stored = open_model(name)
         network = stored.build()
         if not isinstance(network, EnergyModel):
-            raise ParameterError(f"the model {stored.card.title} is no energy of images but a {stored.card.architecture}")
+            raise ParameterError(
+                f"the model {stored.card.title} is no energy of images but a {stored.card.architecture}"
+            )
         self.card: Card = stored.card
         self.details = stored.details()
         self._energy = cast("EnergyModel", network.to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
