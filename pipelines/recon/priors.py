@@ -30,8 +30,20 @@ TOTAL_VARIATION = TotalVariation(weight=40.0, epsilon=0.01)
 class Prior(Protocol):
     """A prior of normalised magnitude images at several noise levels."""
 
-    levels: tuple[float, ...]
-    noise_over_level: tuple[float, ...]
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Noise levels to go through, the finest last."""
+        ...
+
+    @property
+    def noise_over_level(self) -> tuple[float, ...]:
+        """Over each level, the least noise of the data."""
+        ...
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether it is of images with noise of the level, rather than of images."""
+        ...
 
     def at(self, level: float) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Callable[[Tensor], Tensor]]:
         """Value with gradient, and value alone, of images `(items, y, x)` in nats."""
@@ -46,8 +58,9 @@ class LearnedPrior:
         details: model, version, digest for the meta.
     """
 
-    levels = LEVELS
-    noise_over_level = NOISE_OVER_LEVEL
+    levels: tuple[float, ...] = LEVELS
+    noise_over_level: tuple[float, ...] = NOISE_OVER_LEVEL
+    is_noisy = True
 
     def __init__(self, name: str, device: str) -> None:
         """Open a model.
@@ -74,8 +87,9 @@ class LearnedPrior:
 class TotalVariationPrior:
     """Total variation, the same at all levels; they still say how much the data are trusted."""
 
-    levels = LEVELS
-    noise_over_level = NOISE_OVER_LEVEL
+    levels: tuple[float, ...] = LEVELS
+    noise_over_level: tuple[float, ...] = NOISE_OVER_LEVEL
+    is_noisy = False
 
     def at(
         self,
