@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ MOST_PIXELS_GPU = 1 << 23
 TOTAL_VARIATION = TotalVariation(weight=40.0, epsilon=0.01)
 
 
+@runtime_checkable
 class Prior(Protocol):
     """A prior of normalised magnitude images at several noise levels."""
 
