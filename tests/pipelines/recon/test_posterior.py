@@ -1,6 +1,6 @@
 """Samples of posteriors that are Gaussian, against the dense solution."""
 
-from itertools import count
+from itertools import count, pairwise
 
 import pytest
 import torch
@@ -134,7 +134,7 @@ def test_deviation_grows_with_noise_and_with_acceleration():
     for acceleration, noise_std in ((1, 0.3), (1, 0.6), (2, 0.6), (3, 0.6)):
         kspace, counts = measure(1, acceleration, noise_std)
         grown.append(float(sample(kspace, counts, noise_std).deviation.mean()))
-    assert all(1.05 * before < after for before, after in zip(grown, grown[1:], strict=False)), grown
+    assert all(1.05 * before < after for before, after in pairwise(grown)), grown
 
 
 def test_items_do_not_touch_each_other_and_seeds_are_their_own():
