@@ -145,7 +145,11 @@ class JointIpalm:
             seconds["csm"] += begun - before
             estimates.append(self._estimate(start, prior, seconds, until))
             before = self._clock()
-        return self._join(estimates, starts.to_volumes, prior, scale, seconds)
+        result = self._join(estimates, starts.to_volumes, prior, scale, seconds)
+        if prepared.calibration is not None:
+            return result
+        warning = "No calibration lines: coil maps and phase come from what lies near the centre, with its aliases if any."
+        return replace(result, warnings=(*result.warnings, warning))
 
     def _estimate(
         self,
