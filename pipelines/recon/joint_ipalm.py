@@ -148,7 +148,7 @@ class JointIpalm:
         result = self._join(estimates, starts.to_volumes, prior, scale, seconds)
         if prepared.calibration is not None:
             return result
-        warning = "No calibration lines: coil maps and phase come from what lies near the centre, with its aliases if any."
+        warning = "No calibration lines: coil maps and phase come from what lies near the centre, with its aliases."
         return replace(result, warnings=(*result.warnings, warning))
 
     def _estimate(
