@@ -37,7 +37,7 @@ from pipelines.recon.initial_maps import unit_phase
 from pipelines.recon.joint_problem import JointProblem, unit_maps
 from pipelines.recon.joint_start import Start, make_starts
 from pipelines.recon.posterior import LANGEVIN, QUICK, Posterior, sample_posterior, scaled
-from pipelines.recon.priors import LearnedPrior, Prior, TotalVariationPrior
+from pipelines.recon.priors import LearnedPrior, Level, Prior, TotalVariationPrior
 from pipelines.recon.reconstruction import ExtraSeries, Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.sense import Sense, checked_scale
 from pipelines.registry import JointIpalmParameters, SenseParameters
@@ -168,30 +168,32 @@ class JointIpalm:
         unit = reference_magnitude(start.image)
         image, maps = start.image / spread(unit, start.image), start.maps
         minima: list[Minimum] = []
-        levels, steps = prior.levels, parameters.iterations
-        level, least = levels[0], levels[0] * prior.noise_over_level[0]
-        problem = self._problem(start, prior, unit, level, least)
-        for number, level in enumerate(levels):
+        left = parameters.iterations
+        level = prior.levels[-1]
+        problem = self._problem(start, prior, unit, level)
+        for number, level in enumerate(prior.levels):
             if number == 1:
                 # Aliases and gaps make the first image darker or brighter than tissue is.
                 change = reference_magnitude(image)
                 image, unit = image / spread(change, image), unit * change
-            least = level * prior.noise_over_level[number]
-            problem = self._problem(start, prior, unit, level, least)
+            is_last = number + 1 == len(prior.levels)
+            iterations = left if is_last else min(left, max(1, round(level.share * parameters.iterations)))
+            left -= iterations
+            problem = self._problem(start, prior, unit, level)
             minimum = ipalm(
                 problem,
                 image,
                 maps,
-                iterations=steps // len(levels) + (number < steps % len(levels)),
+                iterations=iterations,
                 tolerance=parameters.tolerance,
                 fix_v=parameters.maps == "fixed",
-                start_constants=self._first_constants(start, unit, level, least),
-                should_stop=until((number + 1) / (len(levels) + 1)),
+                start_constants=self._first_constants(start, unit, level),
+                should_stop=until((number + 1) / (len(prior.levels) + 1)),
             )
             image, maps = minimum.u, unit_maps(minimum.v)
             minima.append(minimum)
         solved = self._clock()
-        curvature = torch.maximum(minima[-1].next_constants[0], self._data(start, unit, least).curvature)
+        curvature = torch.maximum(minima[-1].next_constants[0], self._data(start, unit, level.least_noise).curvature)
         posterior = sample_posterior(
             problem,
             image,
@@ -199,8 +201,8 @@ class JointIpalm:
             curvature,
             self._lengths,
             start.numbers,
-            spread_by=level,
-            prior_noise=level if prior.is_noisy else 0.0,
+            spread_by=level.deviation,
+            prior_noise=level.deviation if prior.is_noisy else 0.0,
             should_stop=until(1.0),
         )
         seconds["recon"] += solved - begun
@@ -212,16 +214,18 @@ class JointIpalm:
             unit,
             start.phase * unit_phase((start.maps.conj() * maps).sum(1)),
             posterior,
-            prior.at(level)[1](image) / image[0].numel(),
+            prior.at(level.deviation)[1](image) / image[0].numel(),
             data.value(maps * image[:, None]) / data.n_samples.clamp(min=1),
             tuple(minima),
         )
 
-    def _problem(self, start: Start, prior: Prior, unit: Tensor, level: float, least: float) -> JointProblem:
-        smoothness = self._parameters.smoothness / self._noise(start, unit, least).to(torch.float64).square()
-        gradient, value = prior.at(level)
+    def _problem(self, start: Start, prior: Prior, unit: Tensor, level: Level) -> JointProblem:
+        smoothness = (
+            self._parameters.smoothness / self._noise(start, unit, level.least_noise).to(torch.float64).square()
+        )
+        gradient, value = prior.at(level.deviation)
         weight = self._parameters.prior_weight
-        return JointProblem(self._data(start, unit, least), gradient, value, weight, smoothness, start.maps)
+        return JointProblem(self._data(start, unit, level.least_noise), gradient, value, weight, smoothness, start.maps)
 
     def _data(self, start: Start, unit: Tensor, least: float) -> DataTerm:
         return start.data.of_unit(unit, self._noise(start, unit, least))
@@ -235,10 +239,10 @@ class JointIpalm:
         """Noise, but no less than what rounding makes of an image of 1."""
         return noise.clamp(min=max(least, ROUNDING))
 
-    def _first_constants(self, start: Start, unit: Tensor, level: float, least: float) -> tuple[Tensor, Tensor]:
+    def _first_constants(self, start: Start, unit: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """Curvatures of both blocks, roughly: backtracking finds them."""
-        data = self._data(start, unit, least).curvature
-        return data + 1 / level**2, data
+        data = self._data(start, unit, level.least_noise).curvature
+        return data + 1 / level.deviation**2, data
 
     def _join(
         self,

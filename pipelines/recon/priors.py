@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -14,20 +15,34 @@ from models.store import open_model
 from pipelines.errors import ParameterError
 from pipelines.recon.total_variation import TotalVariation
 
-LEVELS = (0.1, 0.05, 0.03, 0.02, 0.015)
-"""Noise levels of the prior, one after the other: coarse structure is settled before fine structure is asked for.
-Tissue is about 1."""
 
-NOISE_OVER_LEVEL = (1.0, 1.0, 0.7, 0.5, 0.3)
-"""The data count as at least this many times a level noisy. At a coarse level the image is not meant to be exact, and
-curvatures of data and prior that are alike make long steps; T2-weighted brain, R = 4, 100 iterations: 0.15 dB more than
-with 0.3 throughout."""
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One noise level of a prior.
+
+    Attributes:
+        deviation: standard deviation of the noise; tissue is about 1.
+        least_noise: the data count as at least so noisy. At a coarse level the image is not meant to be exact, and
+            curvatures of data and prior that are alike make long steps.
+        share: of the iterations.
+    """
+
+    deviation: float
+    least_noise: float
+    share: float
+
+
+LEVELS = (Level(0.1, 0.1, 0.1), Level(0.05, 0.05, 0.2), Level(0.03, 0.02, 0.4), Level(0.02, 0.01, 0.3))
+"""Coarse structure is settled before fine structure is asked for. T2-weighted brain, 272 x 232, R = 4, 8 % calibration
+lines, 100 iterations: 32.8 dB; equal shares, a fifth level of 0.015 and data trusted to 0.3 of each level 31.9 dB; 300
+iterations 33.4 dB."""
 
 MOST_PIXELS_CPU = 1 << 20
 """Pixels of the images that the network sees at once; it keeps up to 1 kB for each until it has gone back."""
 MOST_PIXELS_GPU = 1 << 23
 
 TOTAL_VARIATION = TotalVariation(weight=40.0, epsilon=0.01)
+"""Of the column that the energy is compared with; all its iterations at the noise of the data."""
 
 
 @runtime_checkable
@@ -35,13 +50,8 @@ class Prior(Protocol):
     """A prior of normalised magnitude images at several noise levels."""
 
     @property
-    def levels(self) -> tuple[float, ...]:
+    def levels(self) -> tuple[Level, ...]:
         """Noise levels to go through, the finest last."""
-        ...
-
-    @property
-    def noise_over_level(self) -> tuple[float, ...]:
-        """Over each level, the least noise of the data."""
         ...
 
     @property
@@ -62,8 +72,7 @@ class LearnedPrior:
         details: model, version, digest for the meta.
     """
 
-    levels: tuple[float, ...] = LEVELS
-    noise_over_level: tuple[float, ...] = NOISE_OVER_LEVEL
+    levels: tuple[Level, ...] = LEVELS
     is_noisy = True
 
     def __init__(self, name: str, device: str) -> None:
@@ -99,8 +108,7 @@ class LearnedPrior:
 class TotalVariationPrior:
     """Total variation, the same at all levels; they still say how much the data are trusted."""
 
-    levels: tuple[float, ...] = LEVELS
-    noise_over_level: tuple[float, ...] = NOISE_OVER_LEVEL
+    levels: tuple[Level, ...] = LEVELS
     is_noisy = False
 
     def at(
