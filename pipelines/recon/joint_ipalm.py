@@ -201,7 +201,7 @@ class JointIpalm:
             curvature,
             self._lengths,
             start.numbers,
-            spread_by=level.deviation,
+            spread_by=torch.full_like(unit, level.deviation) if prior.is_noisy else self._width(start, unit, level),
             prior_noise=level.deviation if prior.is_noisy else 0.0,
             should_stop=until(1.0),
         )
@@ -233,6 +233,10 @@ class JointIpalm:
     def _noise(self, start: Start, unit: Tensor, least: float) -> Float32[Tensor, "items"]:
         """Noise of the data in units of the normalised image, or the least that they count with."""
         return self._at_least(start.noise_std / self._parameters.data_weight**0.5 / unit, least)
+
+    def _width(self, start: Start, unit: Tensor, level: Level) -> Float32[Tensor, "items"]:
+        """Standard deviation of what the data leave open where they tell all: of the real part of their noise."""
+        return self._noise(start, unit, level.least_noise) / 2**0.5
 
     @staticmethod
     def _at_least(noise: Float32[Tensor, "items"], least: float) -> Float32[Tensor, "items"]:

@@ -2,7 +2,8 @@
 
     p(u | y) = exp(-D(S u) - w R(u; s)) / Z
 
-Langevin chains start at the most probable image with the prior's own noise added. R is the energy of images with noise
+Langevin chains start at the most probable image with the prior's own noise added (that of the data for a prior that
+knows of no noise: short chains keep much of what they start with). R is the energy of images with noise
 of standard deviation s, so chains are as noisy as that; what is averaged is the image freed from it, `u - s^2 grad R`
 (Tweedie), one more gradient for each kept sample.
 
@@ -93,7 +94,7 @@ def sample_posterior(
     lengths: ChainLengths,
     seeds: Sequence[int],
     *,
-    spread_by: float,
+    spread_by: Float32[Tensor, "items"],
     prior_noise: float,
     should_stop: Callable[[], bool] | None = None,
 ) -> Posterior:
@@ -106,13 +107,13 @@ def sample_posterior(
         curvature: the largest curvature of D + w R.
         lengths: of the chains.
         seeds: of the random numbers of each item.
-        spread_by: standard deviation of the noise that chains start with.
+        spread_by: standard deviation of the noise that chains start with, of each item.
         prior_noise: s, 0 for a prior of images without noise.
         should_stop: ends the chains early; samples of fewer steps than `QUICK` asks for are not enough.
     """
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     noise = [torch.randn((lengths.chains, *image.shape[1:]), generator=generator) for generator in generators]
-    start = image + spread_by * torch.stack(noise, 1).to(image.device)
+    start = image + spread(spread_by, image) * torch.stack(noise, 1).to(image.device)
 
     def prior_gradient(chains: Tensor) -> Tensor:
         return problem.regulariser_gradient(chains.flatten(0, 1))[1].view_as(chains)

@@ -77,7 +77,7 @@ def sample(
         torch.full((items,), curvature_of(noise_std, weight), dtype=torch.float64),
         lengths,
         seeds or tuple(range(items)),
-        spread_by=0.3,
+        spread_by=torch.full((items,), 0.3),
         prior_noise=prior_noise,
         should_stop=should_stop,
     )
