@@ -294,6 +294,13 @@ def test_a_learned_energy_reconstructs_and_is_named(directory: Path):
     assert joint_scenes.nrmse(result.image, truth) < 0.5
 
 
+def test_rounding_does_not_decide_the_deviation_of_a_learned_energy(directory: Path):
+    prepared, _ = joint_scenes.cartesian(rows=32, columns=30, acceleration=2)
+    model = save_energy(directory)
+    one, other = (run(data, prior="energy", model=model).deviation for data in (prepared, scaled(prepared, 1e6)))
+    assert agree(other / 1e6, one, 0.01)
+
+
 def test_the_card_scales_deviations_of_its_mode_only(directory: Path):
     prepared, _ = joint_scenes.cartesian(rows=32, columns=30, acceleration=2)
     plain = run(prepared, prior="energy", model=save_energy(directory))
