@@ -209,8 +209,10 @@ def _uncertainty_meta(group: Group, emission: Emission) -> Meta:
 
 
 def _extra_meta(group: Group, emission: Emission, extra: Extra) -> Meta:
-    """Names of an extra series; what its pixels hold is said by `extra_images`."""
+    """Names of an extra series; what its pixels hold is said by `extra_images`, behind what concerns the result."""
+    comment = domain_comment(emission.details)
     return {
+        **({"ImageComments": [comment]} if comment else {}),
         "ImageProcessingHistory": ["ECHOTRAIN", emission.pipeline.upper(), extra.name.upper()],
         "SequenceDescriptionAdditional": [f"echotrain_{emission.pipeline}_{extra.name}"],
         **_description(group, f"echotrain_{extra.name}"),

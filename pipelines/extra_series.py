@@ -55,14 +55,15 @@ def extra_images(
         frame: which frame.
         header: of the frame's magnitude, with its image number.
         series: number of the magnitude series of the encoding space.
-        meta: attributes that all series share, with the names of this one (`pipelines.emission`).
+        meta: attributes that all series share, with the names of this one (`pipelines.emission`); what they comment
+            comes before the comment of the series.
         warnings: gets a sentence when image numbers repeat.
     """
     n = extra.pixels.shape[1]
     is_complex = extra.pixels.dtype == np.complex64
     about = {
         "DataRole": [extra.role],
-        "ImageComments": [extra.comment],
+        "ImageComments": ["; ".join([*meta.get("ImageComments", []), extra.comment])],
         META: [extra.name],
         f"{META}Count": [str(n)],
         f"{META}Unit": ["magnitude" if extra.in_image_units else "own"],

@@ -167,8 +167,8 @@ class JointIpalmParameters(Parameters):
     model: str = Field(
         "energy-brain",
         pattern=r"^[a-z][a-z0-9_-]{0,63}(@[0-9.]{1,20})?$",
-        description="Energy of images to compare with: energy-brain, energy-cardiac or one of your own, perhaps with @ and"
-        " its version.",
+        description="Energy of images to compare with: energy-brain, energy-cardiac or one of your own, perhaps with @ "
+        "and its version.",
     )
     prior: Literal["energy", "total_variation"] = Field(
         "energy", description="The learned energy, or total variation, which no model is needed for."
@@ -189,12 +189,12 @@ class JointIpalmParameters(Parameters):
         20.0,
         gt=0,
         le=1e6,
-        description="Weight of the smoothness of what coil maps change by, over the noise variance of the image."
+        description="Weight of the smoothness of what coil maps change by, over the noise variance of the image.",
     )
     uncertainty: Literal["auto", "langevin", "quick"] = Field(
         "auto",
-        description="Length of the chains that sample the posterior: langevin 8 x 500 steps, quick 4 x 40; auto is quick"
-        " on a CPU and langevin on a GPU.",
+        description="Length of the chains that sample the posterior: langevin 8 x 500 steps, quick 4 x 40; auto is "
+        "quick on a CPU and langevin on a GPU.",
     )
     time_limit_s: float | None = Field(
         None,
@@ -291,7 +291,7 @@ _BUILT_IN = (
     ),
     PipelineEntry(
         "joint_ipalm",
-        "Image and coil maps together, with a learned energy of images as prior; uncertainty sampled from the posterior.",
+        "Image and coil maps together, with a learned energy of images as prior; uncertainty by sampling.",
         JointIpalmParameters,
         Grouping.SLICE,
         "pipelines.recon.joint_ipalm:JointIpalm",

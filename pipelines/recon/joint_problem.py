@@ -80,7 +80,9 @@ class JointProblem:
         length = lengths(v)
         unit = v / length[:, None]
         value, gradient = self._data.value_and_gradient(unit * u[:, None])
-        gradient -= unit * along(unit, gradient)[:, None]
+        # Where n is held at its least value, the length of S does count.
+        radial = along(unit, gradient).where(length > SMALLEST_LENGTH, 0.0)
+        gradient -= unit * radial[:, None]
         return value, gradient.mul_((u / length)[:, None])
 
     def regulariser(self, u: Tensor, /) -> Float64[Tensor, "items"]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Complex64, Float32
 from torch import Tensor
 
-from pipelines.operators.fourier import to_image
+from pipelines.operators.fourier import to_image, to_kspace
 from pipelines.operators.nonuniform import NonUniform, distinct_frames
 from pipelines.operators.plane_data import CartesianData, DataTerm, NonUniformData
 from pipelines.operators.toeplitz import Toeplitz
@@ -23,6 +23,7 @@ from pipelines.recon.initial_maps import from_images, with_phase
 from pipelines.recon.nonuniform_zero_filled import frame_densities, trajectory_of
 from pipelines.recon.planes import make_planes
 from pipelines.recon.reconstruction import Prepared
+from pipelines.recon.sense import measured_columns
 
 POWER_ITERATIONS = 12
 
@@ -32,6 +33,7 @@ class Start:
     """Planes that are estimated side by side.
 
     Attributes:
+        numbers: those of the planes in the job.
         data: D in the units of k-space.
         noise_std: of one measurement, in the units of k-space.
         image: first image.
@@ -39,6 +41,7 @@ class Start:
         phase: that of the image, to give it back.
     """
 
+    numbers: tuple[int, ...]
     data: DataTerm
     noise_std: float
     image: Float32[Tensor, "items p q"]
@@ -52,10 +55,12 @@ class Starts:
 
     Attributes:
         parts: made one at a time.
+        n_parts: how many there will be.
         to_volumes: what brings planes `(items, p, q)`, parts joined, to `(frames, z, y, x)`.
     """
 
     parts: Iterator[Start]
+    n_parts: int
     to_volumes: Callable[[Tensor], Tensor]
 
 
@@ -66,37 +71,39 @@ def make_starts(prepared: Prepared, most_values: int) -> Starts:
         prepared: frames.
         most_values: complex values of coil images in one part; a part holds at least one plane.
     """
-    return _nonuniform(prepared) if prepared.trajectory is not None else _cartesian(prepared, most_values)
+    return _nonuniform(prepared, most_values) if prepared.trajectory is not None else _cartesian(prepared, most_values)
 
 
 def _cartesian(prepared: Prepared, most_values: int) -> Starts:
     planes = make_planes(prepared)
     volume = tuple(prepared.kspace.shape[2:])
     items, coils, rows, columns = planes.kspace.shape
-    known = None if prepared.calibration is None else _from_calibration(prepared.calibration, volume)
+    known = _from_calibration(prepared, volume)
+    reference = strongest_coil(planes.kspace)
     size = max(1, most_values // (coils * rows * columns))
 
     def parts() -> Iterator[Start]:
         for first in range(0, items, size):
-            part = slice(first, first + size)
-            kspace = planes.kspace[part]
+            part = range(first, min(first + size, items))
+            kspace = planes.kspace[part.start : part.stop]
             if known is None:
-                maps, phase = from_images(_low_resolution(kspace))
+                maps, phase = from_images(_low_resolution(kspace), reference)
             else:
-                espirit, images = (planes.of_volumes(each)[part] for each in known)
+                espirit, images = (planes.of_volumes(each, part) for each in known)
                 maps, phase = with_phase(espirit, images)
             yield Start(
-                CartesianData.of_kspace(kspace, planes.weights[part], prepared.noise_std),
+                tuple(part),
+                CartesianData.of_kspace(kspace, planes.weights[part.start : part.stop], prepared.noise_std),
                 prepared.noise_std,
                 _magnitude(to_image(kspace)),
                 maps,
                 phase,
             )
 
-    return Starts(parts(), planes.to_volumes)
+    return Starts(parts(), -(-items // size), planes.to_volumes)
 
 
-def _nonuniform(prepared: Prepared) -> Starts:
+def _nonuniform(prepared: Prepared, most_values: int) -> Starts:
     trajectory = trajectory_of(prepared)
     shape = trajectory.shape
     density = frame_densities(trajectory)
@@ -104,50 +111,62 @@ def _nonuniform(prepared: Prepared) -> Starts:
     coils = NonUniform(trajectory.positions, shape, trajectory.measured).adjoint(weighted)[:, :, 0]
     maps, phase = _nonuniform_maps(prepared, coils, shape)
     which, first = distinct_frames(trajectory.positions, trajectory.measured)
-    order = sorted(range(len(which)), key=lambda frame: which[frame])
+    size = max(1, most_values // coils[0].numel())
+    jobs: list[tuple[int, list[int]]] = []
+    for index in range(len(first)):
+        frames = [frame for frame, its in enumerate(which) if its == index]
+        jobs.extend((index, frames[at : at + size]) for at in range(0, len(frames), size))
+    order = [frame for _, frames in jobs for frame in frames]
 
     def parts() -> Iterator[Start]:
-        for index, of in enumerate(first):
-            frames = [frame for frame in order if which[frame] == index]
-            area = density[of]
-            toeplitz = Toeplitz(trajectory.positions[of], area, shape)
-            noise_std = prepared.noise_std * float(area.square().sum() / area.sum()) ** 0.5
-            energy = (
-                (density[frames][:, None, None] * prepared.kspace[frames].abs().square())
-                .sum((1, 2, 3, 4), dtype=torch.float64)
-            )
-            n_samples = prepared.kspace.shape[1] * float(area.sum()) * prepared.noise_std**2 / noise_std**2
+        made = -1
+        toeplitz, largest = None, 1.0
+        for index, frames in jobs:
+            area = density[first[index]]
+            if toeplitz is None or made != index:
+                made, toeplitz = index, Toeplitz(trajectory.positions[first[index]], area, shape)
+                largest = _largest_eigenvalue(toeplitz, shape, coils.device)
+            total, squares = (float(each.sum()) for each in (area, area.square()))
+            # Nothing measured in these frames: no noise, and nothing that it would be compared with.
+            noise_std = prepared.noise_std * (squares / total) ** 0.5 if total > 0 else prepared.noise_std
+            n_samples = coils.shape[1] * total**2 / squares if total > 0 else 0.0
+            power = torch.view_as_real(prepared.kspace[frames]).square().sum((1, 2, -1))
             data = NonUniformData(
                 toeplitz,
                 coils[frames],
-                energy,
+                (power * area).sum((1, 2), dtype=torch.float64),
                 torch.full((len(frames),), noise_std, device=coils.device),
                 torch.full((len(frames),), n_samples, dtype=torch.float64, device=coils.device),
-                _largest_eigenvalue(toeplitz, coils[frames[:1], :1]),
+                largest,
             )
-            yield Start(data, noise_std, _magnitude(coils[frames]), maps[frames], phase[frames])
+            yield Start(tuple(frames), data, noise_std, _magnitude(coils[frames]), maps[frames], phase[frames])
 
     def to_volumes(planes: Tensor) -> Tensor:
         frames = torch.empty_like(planes)
         frames[order] = planes
         return frames[:, None]
 
-    return Starts(parts(), to_volumes)
+    return Starts(parts(), len(jobs), to_volumes)
 
 
 def _nonuniform_maps(prepared: Prepared, coils: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Maps and phase of each frame."""
-    if prepared.calibration is None:
-        return from_images(coils)
-    known = _from_calibration(prepared.calibration, (1, *shape))
+    known = _from_calibration(prepared, (1, *shape))
+    if known is None:
+        return from_images(_low_resolution(to_kspace(coils)), strongest_coil(coils))
     maps, phase = with_phase(known[0].transpose(0, 1), known[1].transpose(0, 1))
     return maps.expand(coils.shape[0], -1, -1, -1), phase.expand(coils.shape[0], -1, -1)
 
 
 def _from_calibration(
-    calibration: Complex64[Tensor, "coils cz cy cx"], shape: tuple[int, ...]
-) -> tuple[Complex64[Tensor, "coils z y x"], Complex64[Tensor, "coils z y x"]]:
-    """Sensitivities, and images of low resolution."""
+    prepared: Prepared, shape: tuple[int, ...]
+) -> tuple[Complex64[Tensor, "coils z y x"], Complex64[Tensor, "coils z y x"]] | None:
+    """Sensitivities, and images of low resolution; None without a calibration region."""
+    calibration = prepared.calibration
+    if calibration is None:
+        return None
+    if prepared.trajectory is None:
+        calibration = measured_columns(calibration, prepared.readout_sampled)
     grid = (shape[0], shape[1], shape[2])
     maps = estimate_maps(calibration, grid)
     embedded = calibration.new_zeros((calibration.shape[0], *grid))
@@ -157,7 +176,9 @@ def _from_calibration(
         centre = centre.narrow(axis, centre.shape[axis] // 2 - size // 2, size)
         window = _window(size, centre.device)
         centre = centre * window.view(-1, *(1 for _ in range(3 - axis)))
-    where = [slice(n // 2 - size // 2, n // 2 - size // 2 + size) for n, size in zip(grid, centre.shape[1:], strict=True)]
+    where = [
+        slice(n // 2 - size // 2, n // 2 - size // 2 + size) for n, size in zip(grid, centre.shape[1:], strict=True)
+    ]
     embedded[:, where[0], where[1], where[2]] = centre
     return maps, to_image(embedded, (-3, -2, -1))
 
@@ -185,9 +206,14 @@ def _magnitude(coils: Complex64[Tensor, "items coils p q"]) -> Float32[Tensor, "
     return torch.view_as_real(coils).square().sum((1, -1)).sqrt()
 
 
-def _largest_eigenvalue(toeplitz: Toeplitz, start: Tensor) -> float:
-    """By power iteration, and a little more."""
-    vector = start[0] / torch.linalg.vector_norm(start)
+def strongest_coil(coils: Complex64[Tensor, "items coils p q"]) -> int:
+    """The coil with the most energy in all items together."""
+    return int(torch.view_as_real(coils).square().sum((0, 2, 3, 4), dtype=torch.float64).argmax())
+
+
+def _largest_eigenvalue(toeplitz: Toeplitz, shape: tuple[int, int], device: torch.device) -> float:
+    """By power iteration from noise, and a little more: it depends on the trajectory alone."""
+    vector = torch.randn((1, *shape), dtype=torch.complex64, generator=torch.Generator().manual_seed(0)).to(device)
     largest = 1.0
     for _ in range(POWER_ITERATIONS):
         vector = toeplitz(vector)

@@ -4,7 +4,8 @@ A plane is what is coupled by the sampling and looked at by the prior:
 
 - `y x` (readout along x) of each frame and partition, when z was not phase-encoded or was measured fully alike: the
   Fourier transform along z is done once;
-- `z y` of each frame and readout position, when z was undersampled: the transform along x is done once;
+- `z y` of each frame and readout position, when z was undersampled: the transform along x is done once, what an
+  asymmetric echo left out of it is zero;
 - `y x` of each frame of a non-Cartesian scan.
 """
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from einops import rearrange
 from jaxtyping import Complex64, Float32
 from torch import Tensor
@@ -38,10 +38,10 @@ class Planes:
     frames: int
     is_across: bool
 
-    def of_volumes(self, volumes: Tensor) -> Tensor:
-        """Planes `(items, coils, p, q)` of maps `(coils, z, y, x)` that all frames share."""
-        pattern = "c z y x -> x c z y" if self.is_across else "c z y x -> z c y x"
-        return rearrange(volumes, pattern).repeat(self.frames, 1, 1, 1)
+    def of_volumes(self, volumes: Tensor, items: range) -> Tensor:
+        """Some planes `(items, coils, p, q)` of maps `(coils, z, y, x)` that all frames share."""
+        planes = rearrange(volumes, "c z y x -> x c z y" if self.is_across else "c z y x -> z c y x")
+        return planes[[item % len(planes) for item in items]]
 
     def to_volumes(self, planes: Tensor) -> Tensor:
         """Images `(frames, z, y, x)` of planes `(items, p, q)`."""
@@ -56,7 +56,10 @@ def make_planes(prepared: Prepared) -> Planes:
     if bool((prepared.counts == prepared.counts[:, :1]).all()):
         kspace = to_image(kspace, (-3,))
         return Planes(
-            rearrange(kspace, "f c z y x -> (f z) c y x"), rearrange(weights, "f z y x -> (f z) y x"), len(kspace), False
+            rearrange(kspace, "f c z y x -> (f z) c y x"),
+            rearrange(weights, "f z y x -> (f z) y x"),
+            len(kspace),
+            False,
         )
     kspace = to_image(kspace, (-1,))
     counts = prepared.counts[..., None].expand(*prepared.counts.shape, kspace.shape[-1])

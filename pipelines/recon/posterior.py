@@ -2,20 +2,24 @@
 
     p(u | y) = exp(-D(S u) - w R(u; s)) / Z
 
-Langevin chains start at the most probable image with the prior's own noise added. R is the energy of images with noise
+Langevin chains start at the most probable image with the prior's own noise added (that of the data for a prior that
+knows of no noise: short chains keep much of what they start with). R is the energy of images with noise
 of standard deviation s, so chains are as noisy as that; what is averaged is the image freed from it, `u - s^2 grad R`
 (Tweedie), one more gradient for each kept sample.
 
+A prior that knows of no noise (total variation) is sampled as it is.
+
 The deviation is smoothed a little, because a few dozen samples say little about a single pixel, and scaled by what the
-model's card has for this length of chains. Uncertainty of the maps is not in it.
+model's card has for this length of chains. Uncertainty of the maps is not in it. An image without uncertainty is not
+finished: when a time limit leaves no time for chains, the few steps of `QUICK` are made all the same.
 
 Reference: Zach, Knoll, Pock 2023, doi 10.1109/TMI.2023.3288631.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Complex64, Float32, Float64
@@ -66,6 +70,7 @@ class Posterior:
     """What the samples say.
 
     Attributes:
+        lengths: of the chains; those of `QUICK` where they had to end early.
         mean: of the image.
         deviation: standard deviation of a pixel, smoothed, not calibrated.
         samples: one of each chain.
@@ -73,6 +78,7 @@ class Posterior:
         effective_size: effective number of samples, median of block means.
     """
 
+    lengths: ChainLengths
     mean: Float32[Tensor, "items y x"]
     deviation: Float32[Tensor, "items y x"]
     samples: Float32[Tensor, "chains items y x"]
@@ -85,8 +91,11 @@ def sample_posterior(
     image: Float32[Tensor, "items y x"],
     maps: Complex64[Tensor, "items coils y x"],
     curvature: Float64[Tensor, "items"],
-    level: float,
     lengths: ChainLengths,
+    seeds: Sequence[int],
+    *,
+    spread_by: Float32[Tensor, "items"],
+    prior_noise: float,
     should_stop: Callable[[], bool] | None = None,
 ) -> Posterior:
     """Sample the image with the maps held.
@@ -96,13 +105,15 @@ def sample_posterior(
         image: the most probable one.
         maps: of length 1.
         curvature: the largest curvature of D + w R.
-        level: s.
         lengths: of the chains.
-        should_stop: ends the chains early; the samples so far count.
+        seeds: of the random numbers of each item.
+        spread_by: standard deviation of the noise that chains start with, of each item.
+        prior_noise: s, 0 for a prior of images without noise.
+        should_stop: ends the chains early; samples of fewer steps than `QUICK` asks for are not enough.
     """
-    generators = [torch.Generator("cpu").manual_seed(item) for item in range(image.shape[0])]
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     noise = [torch.randn((lengths.chains, *image.shape[1:]), generator=generator) for generator in generators]
-    start = image + level * torch.stack(noise, 1).to(image.device)
+    start = image + spread(spread_by, image) * torch.stack(noise, 1).to(image.device)
 
     def prior_gradient(chains: Tensor) -> Tensor:
         return problem.regulariser_gradient(chains.flatten(0, 1))[1].view_as(chains)
@@ -112,28 +123,34 @@ def sample_posterior(
         return data.add_(prior_gradient(chains))
 
     def without_noise(chains: Tensor) -> Tensor:
-        if problem.prior_weight == 0:
+        if problem.prior_weight == 0 or prior_noise == 0:
             return chains
-        return chains - level**2 / problem.prior_weight * prior_gradient(chains)
+        return chains - prior_noise**2 / problem.prior_weight * prior_gradient(chains)
 
-    found = langevin(
-        gradient,
-        start,
-        STEP_OVER_CONSTANT / curvature,
-        burn_in=lengths.burn_in,
-        samples=lengths.samples,
-        thinning=lengths.thinning,
-        generators=generators,
-        reduction=block_means,
-        observe=without_noise,
-        should_stop=should_stop,
-    )
+    def run(start: Tensor, lengths: ChainLengths, should_stop: Callable[[], bool] | None) -> Samples:
+        return langevin(
+            gradient,
+            start,
+            STEP_OVER_CONSTANT / curvature,
+            burn_in=lengths.burn_in,
+            samples=lengths.samples,
+            thinning=lengths.thinning,
+            generators=generators,
+            reduction=block_means,
+            observe=without_noise,
+            should_stop=should_stop,
+        )
+
+    found = run(start, lengths, should_stop)
+    if found.kept < min(lengths.samples, QUICK.samples):
+        found = run(found.last, replace(QUICK, chains=lengths.chains), None)
     return Posterior(
+        lengths if found.finished and found.kept == lengths.samples else replace(QUICK, chains=lengths.chains),
         found.mean.to(torch.float32).clamp(min=0),
         smooth(found.variance.to(torch.float32)).sqrt(),
         without_noise(found.last).clamp(min=0),
-        _typical(found, found.scale_reduction, 0.9),
-        _typical(found, found.effective_size, 0.5),
+        _typical(found.scale_reduction, 0.9),
+        _typical(found.effective_size, 0.5),
     )
 
 
@@ -148,11 +165,9 @@ def smooth(variance: Float32[Tensor, "items y x"]) -> Float32[Tensor, "items y x
     return conv2d(conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None, :])[:, 0]
 
 
-def _typical(found: Samples, values: Tensor, quantile: float) -> Tensor:
+def _typical(values: Float64[Tensor, "items features"], quantile: float) -> Float64[Tensor, "items"]:
     """A quantile over features; not a number where samples were too few."""
-    if found.kept == 0:
-        return values.new_full((values.shape[0],), torch.nan)
-    return torch.quantile(values.nan_to_num(nan=torch.nan, posinf=1e9), quantile, dim=1)
+    return torch.quantile(values.clamp(max=1e9), quantile, dim=1)
 
 
 def scaled(deviation: Float32[Tensor, "items y x"], factor: float, floor: float, unit: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -38,14 +37,27 @@ LEVELS = (Level(0.1, 0.1, 0.1), Level(0.05, 0.05, 0.2), Level(0.03, 0.02, 0.4), 
 lines, 100 iterations: 32.8 dB; equal shares, a fifth level of 0.015 and data trusted to 0.3 of each level 31.9 dB; 300
 iterations 33.4 dB."""
 
+MOST_PIXELS_CPU = 1 << 20
+"""Pixels of the images that the network sees at once; it keeps up to 1 kB for each until it has gone back."""
+MOST_PIXELS_GPU = 1 << 23
+
 TOTAL_VARIATION = TotalVariation(weight=40.0, epsilon=0.01)
 """Of the column that the energy is compared with; all its iterations at the noise of the data."""
 
 
+@runtime_checkable
 class Prior(Protocol):
     """A prior of normalised magnitude images at several noise levels."""
 
-    levels: tuple[Level, ...]
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Noise levels to go through, the finest last."""
+        ...
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether it is of images with noise of the level, rather than of images."""
+        ...
 
     def at(self, level: float) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Callable[[Tensor], Tensor]]:
         """Value with gradient, and value alone, of images `(items, y, x)` in nats."""
@@ -60,7 +72,8 @@ class LearnedPrior:
         details: model, version, digest for the meta.
     """
 
-    levels = LEVELS
+    levels: tuple[Level, ...] = LEVELS
+    is_noisy = True
 
     def __init__(self, name: str, device: str) -> None:
         """Open a model.
@@ -81,13 +94,22 @@ class LearnedPrior:
 
     def at(self, level: float) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Callable[[Tensor], Tensor]]:
         """Energy of images with noise of that level."""
-        return partial(self._energy.value_and_gradient, deviation=level), partial(self._energy.value, deviation=level)
+
+        def value_and_gradient(images: Tensor) -> tuple[Tensor, Tensor]:
+            found = [self._energy.value_and_gradient(some, level) for some in _in_pieces(images)]
+            return torch.cat([value for value, _ in found]), torch.cat([gradient for _, gradient in found])
+
+        def value(images: Tensor) -> Tensor:
+            return torch.cat([self._energy.value(some, level) for some in _in_pieces(images)])
+
+        return value_and_gradient, value
 
 
 class TotalVariationPrior:
     """Total variation, the same at all levels; they still say how much the data are trusted."""
 
-    levels = LEVELS
+    levels: tuple[Level, ...] = LEVELS
+    is_noisy = False
 
     def at(
         self,
@@ -95,3 +117,8 @@ class TotalVariationPrior:
     ) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Callable[[Tensor], Tensor]]:
         """Total variation with its gradient, and alone."""
         return TOTAL_VARIATION, TOTAL_VARIATION.value
+
+
+def _in_pieces(images: Tensor) -> tuple[Tensor, ...]:
+    most = MOST_PIXELS_CPU if images.device.type == "cpu" else MOST_PIXELS_GPU
+    return torch.split(images, max(1, most // images[0].numel()))

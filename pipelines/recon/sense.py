@@ -154,7 +154,7 @@ class Sense:
                 f"{coils} coils, but no {FEWEST_CALIBRATION_LINES} adjacent lines around the centre of k-space, "
                 "measured apart or with the image, to estimate their maps from"
             )
-        return estimate_maps(_measured_columns(prepared.calibration, prepared.readout_sampled), (z, y, x))
+        return estimate_maps(measured_columns(prepared.calibration, prepared.readout_sampled), (z, y, x))
 
     def _clock(self) -> float:
         """Seconds, once the device has finished what it was given."""
@@ -237,7 +237,9 @@ def checked_scale(prepared: Prepared) -> float:
     return largest if largest > 0 else 1.0
 
 
-def _measured_columns(calibration: Tensor, readout_sampled: Tensor) -> Tensor:
+def measured_columns(
+    calibration: Complex64[Tensor, "coils cz cy cx"], readout_sampled: Bool[Tensor, "x"]
+) -> Complex64[Tensor, "coils cz cy measured"]:
     """Cut what an asymmetric echo left out, and as much on the other side, so that the centre stays at n//2."""
     n, n_calibration = readout_sampled.shape[0], calibration.shape[-1]
     missing = torch.nonzero(~readout_sampled)[:, 0] - n // 2
