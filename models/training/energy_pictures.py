@@ -19,7 +19,7 @@ PROFILE_POINTS = 41
 FLAT_BINS = 30
 
 
-def draw_samples(samples: Float32[Tensor, "n y x"], data: Float32[Tensor, "n y2 x2"], path: Path) -> None:
+def draw_samples(samples: Float32[Tensor, "n y x"], data: Float32[Tensor, "m y2 x2"], path: Path) -> None:
     """Samples of the model on the left, data on the right; the same window for all."""
     n = min(len(samples), len(data), 16)
     figure = _figure(6.2)

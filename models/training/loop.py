@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -79,6 +79,7 @@ class Random:
         self.torch.set_state(state["torch"])
 
 
+@runtime_checkable
 class Recipe(Protocol):
     """What is particular to one model."""
 
@@ -211,7 +212,7 @@ def _average(averaged: nn.Module, model: nn.Module, kept: float) -> None:
         mean.lerp_(current, 1 - kept)
 
 
-def read_history(directory: Path) -> list[dict[str, float]]:
+def read_history(directory: Path) -> list[dict[str, int | float]]:
     """Lines of a run's history, each with its `update`; empty when there is none.
 
     A last line without its end, of a run that was killed while it wrote, is left out.

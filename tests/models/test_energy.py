@@ -92,9 +92,7 @@ def test_levels_of_items_are_their_own() -> None:
 
 def test_value_alone_is_the_value_with_gradient() -> None:
     model, image = tiny(), images(2, 11, 13)
-    torch.testing.assert_close(
-        model.value(image, 0.05), model.value_and_gradient(image, 0.05)[0], rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(model.value(image, 0.05), model.value_and_gradient(image, 0.05)[0], rtol=1e-6, atol=0)
 
 
 def test_gradient_comes_inside_inference_mode_too() -> None:

@@ -227,7 +227,10 @@ def test_averaged_weights_are_the_running_mean_of_the_weights(tmp_path: Path) ->
     recipe = Line()
     weights: list[Tensor] = [recipe.model.state_dict()["weight"].clone()]
     averaged = train(
-        recipe, SETTINGS, tmp_path, report=lambda done, figures: weights.append(recipe.model.state_dict()["weight"].clone())
+        recipe,
+        SETTINGS,
+        tmp_path,
+        report=lambda done, figures: weights.append(recipe.model.state_dict()["weight"].clone()),
     )
     expected = weights[0]
     for update, current in enumerate(weights[1:]):
