@@ -42,6 +42,7 @@ STEP = SMALLEST_DEVIATION**2 / 8
 MOST_DRIFT = 0.5
 MOST_SPREAD = 2.0
 VALIDATION_LEVELS = (0.015, 0.05, 0.15)
+VALIDATION_IMAGES, VALIDATION_SIDE = 24, 256
 
 DOMAIN_BRIGHTNESS = (0.8, 1.0, 1.2)
 DOMAIN_MARGIN = 0.25
@@ -89,7 +90,7 @@ class EnergyRecipe:
         self._settings = settings
         self._data = sorted(source.name for source in training)
         self._patches = Patches(training, settings.side)
-        self._validation = validation_images(validation, 24, 256).to(settings.device)
+        self._validation = validation_images(validation, VALIDATION_IMAGES, VALIDATION_SIDE).to(settings.device)
         self._buffer: Tensor | None = None
         self._begun_anew = 0
 
@@ -211,7 +212,7 @@ def chain_length(updates: int, settings: EnergySettings) -> int:
     return math.ceil(settings.longest_chain * (1 - math.exp(-(updates + 10) / settings.growth)))
 
 
-def energy_range(model: EnergyModel, images: Iterable[Float32[Tensor, "y x"]]) -> tuple[float, float]:
+def energy_range(model: EnergyModel, images: Iterable[Float32[Tensor, "_y _x"]]) -> tuple[float, float]:
     """What a reconstruction's energy may be, in nats a pixel at the smallest level, to count as of the known kind.
 
     Each image is measured as it is, blurred by 2 x 2 pixels (a reconstruction of few data is smooth), and with noise of

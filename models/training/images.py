@@ -255,7 +255,7 @@ class Patches:
         return np.asarray(scaled[0, 0].numpy(), np.float32)
 
 
-def validation_slices(sources: Sequence[Source], n: int) -> list[Float32[Tensor, "y x"]]:
+def validation_slices(sources: Sequence[Source], n: int) -> list[Float32[Tensor, "_y _x"]]:
     """`n` slices spread over all sources, normalised, each in its own size."""
     images: list[Tensor] = []
     for index in range(n):

@@ -19,6 +19,7 @@ from models.card import CardDraft, Domain, Training
 from models.energy import LARGE, SMALL, EnergyModel
 from models.errors import TrainingDataError
 from models.store import save_model
+from models.training import energy
 from models.training.energy import EnergyRecipe, EnergySettings, energy_range
 from models.training.images import Source, read_sources, validation_images, validation_slices
 from models.training.loop import LoopSettings, train
@@ -29,10 +30,6 @@ STANDING_LIMITS = (
     "Knows magnitude images of the anatomy and contrasts of its training data; what is rare there may look like noise.",
     "An energy within the range is no proof that an image is right.",
 )
-DOMAIN_IMAGES = 24
-"""Validation slices that the range of energies is measured with, once in their own size and once framed."""
-
-FRAME = 256
 
 
 class Model(StrEnum):
@@ -236,7 +233,8 @@ def _save(
     """Write the model with all that is known now that it is trained."""
     averaged.eval().requires_grad_(requires_grad=False)
     # Heads fill a part of one image and all of the next: both kinds belong to the domain.
-    images = [*validation_slices(validation, DOMAIN_IMAGES), *validation_images(validation, DOMAIN_IMAGES, FRAME)]
+    n, side = energy.VALIDATION_IMAGES, energy.VALIDATION_SIDE
+    images = [*validation_slices(validation, n), *validation_images(validation, n, side)]
     seconds, is_measured = duration_s(output)
     if not is_measured:
         console.print(f"how long the run took was not recorded; its files span {seconds:.0f} s, which the card says")

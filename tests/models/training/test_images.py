@@ -161,7 +161,7 @@ def test_without_patient_a_fastmri_file_is_a_subject(tmp_path: Path) -> None:
 
 def test_volumes_are_cut_along_three_axes_and_stacks_along_one(tmp_path: Path) -> None:
     volume = np.full((80, 90, 100), 100, np.uint8)
-    path = write(tmp_path / "volumes.h5", {name: volume for name in "abc"})
+    path = write(tmp_path / "volumes.h5", dict.fromkeys("abc", volume))
     shapes = [image.shape for image in read(path).slices]
     assert {shape: shapes.count(shape) for shape in shapes} == {(90, 100): 80, (80, 100): 90, (80, 90): 100}
     assert [image.shape for image in read(path, validation=True).slices] == [(90, 100)] * 8

@@ -226,12 +226,11 @@ def test_a_line_of_history_without_its_end_is_left_out_and_other_text_refused(tm
 def test_averaged_weights_are_the_running_mean_of_the_weights(tmp_path: Path) -> None:
     recipe = Line()
     weights: list[Tensor] = [recipe.model.state_dict()["weight"].clone()]
-    averaged = train(
-        recipe,
-        SETTINGS,
-        tmp_path,
-        report=lambda done, figures: weights.append(recipe.model.state_dict()["weight"].clone()),
-    )
+
+    def keep(_done: int, _figures: Mapping[str, float]) -> None:
+        weights.append(recipe.model.state_dict()["weight"].clone())
+
+    averaged = train(recipe, SETTINGS, tmp_path, report=keep)
     expected = weights[0]
     for update, current in enumerate(weights[1:]):
         kept = min(0.9, (update + 1) / (update + 10))
