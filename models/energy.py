@@ -82,7 +82,7 @@ SMALL = EnergyConfiguration()
 """0.6 million weights; serves on two CPU cores."""
 
 LARGE = EnergyConfiguration(stages=6, features=48, growth=1.75, blocks=2)
-"""Six stages as Zach 2023; needs a GPU."""
+"""26 million weights, six stages as Zach 2023; needs a GPU."""
 
 
 class EnergyModel(nn.Module):

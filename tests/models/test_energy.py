@@ -172,6 +172,12 @@ def test_networks_have_the_size_they_are_described_with() -> None:
     assert weights[LARGE] == pytest.approx(26e6, rel=0.05)
 
 
+def test_the_large_network_takes_images_of_any_size() -> None:
+    with torch.device("meta"):
+        found = EnergyModel(LARGE).residual(torch.empty(2, 100, 130), torch.empty(2))
+    assert found.shape == (2, 128, 192)
+
+
 @given(st.floats(1e-3, 1e3), st.integers(0, 100))
 @settings(max_examples=25, deadline=None)
 def test_reference_follows_the_scale_of_the_image(scale: float, seed: int) -> None:
