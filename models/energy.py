@@ -22,9 +22,10 @@ the score?"; Vincent 2011, doi 10.1162/NECO_a_00142.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, silu
 
@@ -61,8 +62,11 @@ class EnergyConfiguration:
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no network."""
-        if not (1 <= self.stages <= 8 and 8 <= self.features <= 512 and 1 <= self.growth <= 4 and 1 <= self.blocks <= 8):
-            raise ValueError(f"stages 1 to 8, features 8 to 512, growth 1 to 4 and blocks 1 to 8 make a network: {self}")
+        sizes = (self.stages, 1, 8), (self.features, 8, 512), (self.growth, 1, 4), (self.blocks, 1, 8)
+        if not all(least <= value <= most for value, least, most in sizes):
+            raise ValueError(
+                f"a network has stages 1 to 8, features 8 to 512, growth 1 to 4, blocks 1 to 8, not {self}"
+            )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -78,7 +82,7 @@ SMALL = EnergyConfiguration()
 """0.6 million weights; serves on two CPU cores."""
 
 LARGE = EnergyConfiguration(stages=6, features=48, growth=1.75, blocks=2)
-"""Six stages as Zach 2023; needs a GPU."""
+"""26 million weights, six stages as Zach 2023; needs a GPU."""
 
 
 class EnergyModel(nn.Module):
@@ -95,16 +99,14 @@ class EnergyModel(nn.Module):
         self.cell = 2**configuration.stages
         self.first = nn.Conv2d(5, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_stage(width, configuration.blocks) for width in widths)
-        self.coarser = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
-        self.finer = nn.ModuleList(
-            nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.coarser = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
+        self.finer = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(widths))
         self.up = nn.ModuleList(_stage(width, configuration.blocks) for width in widths[:-1])
         self.last = nn.Conv2d(widths[0], 4, 3, padding=1)
 
     def residual(
-        self, image: Float32[Tensor, "items y x"], deviation: Float32[Tensor, "items"]
-    ) -> Float32[Tensor, "items yc xc"]:
+        self, image: Float[Tensor, "items y x"], deviation: Float[Tensor, "items"]
+    ) -> Float[Tensor, "items yc xc"]:
         """U: what does not belong into the image, in units of the deviation; on whole cells."""
         rows, columns = (-n % self.cell for n in image.shape[-2:])
         spread = torch.sqrt(deviation.square() + _TYPICAL_SPREAD**2)[:, None, None]
@@ -121,9 +123,7 @@ class EnergyModel(nn.Module):
         found: Tensor = pixel_shuffle(self.last(features), 2)[:, 0]
         return found
 
-    def forward(
-        self, image: Float32[Tensor, "items y x"], deviation: Float32[Tensor, "items"]
-    ) -> Float64[Tensor, "items"]:
+    def forward(self, image: Float[Tensor, "items y x"], deviation: Float[Tensor, "items"]) -> Float64[Tensor, "items"]:
         """Energy of each image, in nats.
 
         Args:
@@ -133,21 +133,22 @@ class EnergyModel(nn.Module):
         return self.residual(image, deviation).square().sum((1, 2), dtype=torch.float64) / 2
 
     def value_and_gradient(
-        self, image: Float32[Tensor, "items y x"], deviation: float
-    ) -> tuple[Float64[Tensor, "items"], Float32[Tensor, "items y x"]]:
-        """Energy and its gradient, in one pass forward and one back."""
+        self, image: Float[Tensor, "items y x"], deviation: float
+    ) -> tuple[Float64[Tensor, "items"], Float[Tensor, "items y x"]]:
+        """Energy and its gradient, in one pass forward and one back; inside `torch.inference_mode` too.
+
+        Computes in the precision of image and network: float32, or float64 to check derivatives with.
+        """
         with torch.inference_mode(mode=False), torch.enable_grad():
             point = image.detach().clone().requires_grad_(True)
-            level = torch.full((image.shape[0],), deviation, device=image.device)
-            value = self(point, level)
+            value = self(point, _levels(image, deviation))
             (gradient,) = torch.autograd.grad(value.sum(), point)
         return value.detach(), gradient
 
-    def value(self, image: Float32[Tensor, "items y x"], deviation: float) -> Float64[Tensor, "items"]:
+    def value(self, image: Float[Tensor, "items y x"], deviation: float) -> Float64[Tensor, "items"]:
         """Energy alone, for a third of the work."""
         with torch.no_grad():
-            level = torch.full((image.shape[0],), deviation, device=image.device)
-            energy: Tensor = self(image, level)
+            energy: Tensor = self(image, _levels(image, deviation))
             return energy
 
 
@@ -184,6 +185,10 @@ class _Residual(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         found: Tensor = features + silu(self.convolution(features))
         return found
+
+
+def _levels(image: Tensor, deviation: float) -> Float[Tensor, "items"]:
+    return torch.full((image.shape[0],), deviation, dtype=image.dtype, device=image.device)
 
 
 def _stage(width: int, blocks: int) -> nn.Sequential:

@@ -14,8 +14,8 @@
    with x^- from unadjusted Langevin steps `x - d grad R + sqrt(2 d) n`, d = s^2 / 8 (their step of 1 with noise of
    7.5e-3, in nats), that go on from a replay buffer. A part of the buffer begins anew at each draw, half as noisy
    patches of data, half as twice as noisy ones. (The published half of permuted pixels is so far from images that only
-   chains of hundreds of steps come back: with 40 steps the guard below began the buffer anew at 93 % of updates.) Chains
-   grow longer while the model learns. L_1 stays in the loss: it keeps the levels above the smallest.
+   chains of hundreds of steps come back: with 40 steps the guard below began the buffer anew at 93 % of updates.)
+   Chains grow longer while the model learns. L_1 stays in the loss: it keeps the levels above the smallest.
 
 The guard: when the energies of data and samples drift apart by more than `MOST_DRIFT` nats a pixel, or the samples'
 spread leaves that of the data, the buffer begins anew; figures count how often.
@@ -24,8 +24,8 @@ spread leaves that of the data, the buffer begins anew; figures count how often.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from models.energy import LARGEST_DEVIATION, SMALLEST_DEVIATION, EnergyModel
+from models.errors import TrainingDataError
 from models.training.energy_pictures import draw_energies, draw_samples
 from models.training.images import Patches, Source, validation_images
 from models.training.loop import Random
@@ -45,6 +46,11 @@ FIRST_CHAINS = 100
 
 MOST_SPREAD = 2.0
 VALIDATION_LEVELS = (0.015, 0.05, 0.15)
+VALIDATION_IMAGES, VALIDATION_SIDE = 24, 256
+
+DOMAIN_BRIGHTNESS = (0.8, 1.0, 1.2)
+DOMAIN_MARGIN = 0.25
+"""Of the width of the energies seen, added on either side of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +84,54 @@ class EnergySettings:
     device: str = "cpu"
 
 
+def chain_length(updates: int, settings: EnergySettings) -> int:
+    """Langevin steps of a negative after so many updates of maximum likelihood."""
+    return math.ceil(settings.longest_chain * (1 - math.exp(-(updates + FIRST_CHAINS) / settings.growth)))
+
+
+def energy_range(model: EnergyModel, images: Iterable[Float32[Tensor, "_y _x"]]) -> tuple[float, float]:
+    """What a reconstruction's energy may be, in nats a pixel at the smallest level, to count as of the known kind.
+
+    Each image is measured as it is, blurred by 2 x 2 pixels (a reconstruction of few data is smooth), and with noise of
+    the smallest level (a reconstruction may keep some of it), each at 0.8, 1 and 1.2 of its brightness, since what a
+    reconstruction is normalised by is known only after it. The range is from the lowest of these energies to the
+    highest, and a quarter of that width wider at either end; never below zero, where no energy is.
+
+    Air costs less than tissue: give images with much of it around them as well as without.
+
+    Args:
+        model: measured with.
+        images: normalised, of subjects that were not trained on.
+
+    Raises:
+        TrainingDataError: no images.
+    """
+    generator = torch.Generator("cpu").manual_seed(2)
+    device = next(model.parameters()).device
+    energies: list[float] = []
+    for image in images:
+        blurred = (image + image.roll(1, 0) + image.roll(1, 1) + image.roll((1, 1), (0, 1))) / 4
+        noise = SMALLEST_DEVIATION * torch.randn(image.shape, generator=generator)
+        for brightness in DOMAIN_BRIGHTNESS:
+            kinds = torch.stack([brightness * image, brightness * blurred, brightness * image + noise]).to(device)
+            energies += (model.value(kinds, SMALLEST_DEVIATION) / image.numel()).tolist()
+    if not energies:
+        raise TrainingDataError("no images to measure the range of energies with")
+    margin = DOMAIN_MARGIN * (max(energies) - min(energies))
+    return max(0.0, min(energies) - margin), max(energies) + margin
+
+
 class EnergyRecipe:
     """Model, data and loss of a run."""
 
     def __init__(
         self, model: EnergyModel, training: list[Source], validation: list[Source], settings: EnergySettings
     ) -> None:
-        self._model = model.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model: EnergyModel = model.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._settings = settings
+        self._data = sorted(source.name for source in training)
         self._patches = Patches(training, settings.side)
-        self._validation = validation_images(validation, 24, 256).to(settings.device)
+        self._validation = validation_images(validation, VALIDATION_IMAGES, VALIDATION_SIDE).to(settings.device)
         self._buffer: Tensor | None = None
         self._begun_anew = 0
 
@@ -111,23 +155,29 @@ class EnergyRecipe:
         figures = {"score_loss": float(score_loss.detach())}
         if update < settings.likelihood_from:
             return score_loss, figures
-        steps = math.ceil(
-            settings.longest_chain * (1 - math.exp(-(update - settings.likelihood_from + FIRST_CHAINS) / settings.growth))
-        )
+        steps = chain_length(update - settings.likelihood_from, settings)
         samples = self._negatives(steps, random)
         smallest = torch.full((settings.negatives,), SMALLEST_DEVIATION, device=settings.device)
         data = clean[: settings.negatives]
         positives = data + SMALLEST_DEVIATION * self._normal(data.shape, random)
-        pixels = settings.side**2
-        difference = (self._energy(positives, smallest).mean() - self._energy(samples, smallest).mean()) / pixels
+        of_data, of_samples = (
+            self._energy(positives, smallest[: len(data)]).mean(),
+            self._energy(samples, smallest).mean(),
+        )
+        difference = (of_data - of_samples) / settings.side**2
         spread = float(samples.std() / positives.std().clamp(min=1e-6))
         drift = float(difference.detach())
-        figures |= {"energy_difference": drift, "chain": steps, "sample_spread": spread}
-        if not abs(drift) <= MOST_DRIFT or not 1 / MOST_SPREAD <= spread <= MOST_SPREAD:
+        is_lost = not (abs(drift) <= MOST_DRIFT and 1 / MOST_SPREAD <= spread <= MOST_SPREAD)
+        if is_lost:
             self._buffer = None
             self._begun_anew += 1
-            return score_loss, {**figures, "buffers_anew": self._begun_anew}
-        return score_loss + settings.likelihood_weight * difference, figures
+        figures |= {
+            "energy_difference": drift,
+            "chain": steps,
+            "sample_spread": spread,
+            "buffers_anew": self._begun_anew,
+        }
+        return score_loss if is_lost else score_loss + settings.likelihood_weight * difference, figures
 
     def look(self, averaged: torch.nn.Module, update: int, directory: Path) -> Mapping[str, float]:
         """PSNR of validation images freed from noise; pictures of samples and energies."""
@@ -147,6 +197,11 @@ class EnergyRecipe:
             draw_samples(self._buffer[:16], self._validation[:16], directory / f"samples-{update:06d}.png")
         return figures
 
+    def settings(self) -> dict[str, Any]:
+        """All but the device, which only rounds differently."""
+        known = asdict(self._settings) | asdict(self._model.configuration) | {"data": self._data}
+        return {name: value for name, value in known.items() if name != "device"}
+
     def state(self) -> dict[str, Any]:
         """The replay buffer."""
         return {"buffer": self._buffer, "begun_anew": self._begun_anew}
@@ -158,7 +213,8 @@ class EnergyRecipe:
     def _energy(self, images: Tensor, levels: Tensor) -> Tensor:
         with torch.autocast(torch.device(self._settings.device).type, torch.bfloat16, enabled=self._settings.half):
             found = self._model.residual(images, levels)
-        return found.float().square().sum((1, 2)) / 2
+        energy: Tensor = found.float().square().sum((1, 2)) / 2
+        return energy
 
     def _normal(self, shape: torch.Size, random: Random) -> Tensor:
         """White noise that does not depend on the device."""

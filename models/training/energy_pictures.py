@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from jaxtyping import Float32
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.energy import SMALLEST_DEVIATION, EnergyModel
-
-mpl.use("Agg")
 
 PROFILE_POINTS = 41
 FLAT_BINS = 30
 
 
-def draw_samples(samples: Float32[Tensor, "n y x"], data: Float32[Tensor, "n y2 x2"], path: Path) -> None:
+def draw_samples(samples: Float32[Tensor, "n y x"], data: Float32[Tensor, "m y2 x2"], path: Path) -> None:
     """Samples of the model on the left, data on the right; the same window for all."""
     n = min(len(samples), len(data), 16)
-    figure = Figure((12, 6.2), layout="constrained")
+    figure = _figure(6.2)
     for number, (images, title) in enumerate(((samples, "samples of the energy"), (data, "data"))):
         axes = figure.add_subplot(1, 2, number + 1)
         axes.imshow(_mosaic(images[:n]), cmap="gray", vmin=0, vmax=1)
@@ -51,8 +51,12 @@ def draw_energies(model: EnergyModel, data: Float32[Tensor, "n y x"], path: Path
         "permuted": data.flatten(1)[:, order].view_as(data) + noise(),
     }
     pixels = data[0].numel()
-    energies = {name: (model.value(images, SMALLEST_DEVIATION) / pixels).cpu().numpy() for name, images in kinds.items()}
-    figure = Figure((12, 4.2), layout="constrained")
+
+    def energy(images: Tensor) -> NDArray[np.float64]:
+        return np.asarray((model.value(images, SMALLEST_DEVIATION) / pixels).cpu().numpy(), np.float64)
+
+    energies = {name: energy(images) for name, images in kinds.items()}
+    figure = _figure(4.2)
     histogram, profile = figure.subplots(1, 2)
     largest = float(np.quantile(energies["twice as noisy"], 0.95)) * 1.5
     bins = np.linspace(0, largest, FLAT_BINS).tolist()
@@ -69,8 +73,7 @@ def draw_energies(model: EnergyModel, data: Float32[Tensor, "n y x"], path: Path
     }.items():
         at = torch.linspace(-0.5, 1.0, PROFILE_POINTS, device=data.device)
         images = data[0] + noise()[0] + at[:, None, None] * direction
-        values = model.value(images, SMALLEST_DEVIATION) / pixels
-        profile.plot(at.cpu().numpy(), values.cpu().numpy(), label=f"towards {name}")
+        profile.plot(at.cpu().numpy(), energy(images), label=f"towards {name}")
     profile.set_xlabel("distance")
     profile.set_ylabel("energy in nats a pixel")
     profile.set_yscale("log")
@@ -79,9 +82,16 @@ def draw_energies(model: EnergyModel, data: Float32[Tensor, "n y x"], path: Path
     return {f"energy_{name.replace(' ', '_')}": float(values.mean()) for name, values in energies.items()}
 
 
-def _mosaic(images: Float32[Tensor, "n y x"]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _figure(height: float) -> Any:
+    """12 inches wide; draws without a screen, whatever matplotlib is set to elsewhere."""
+    figure = Figure((12, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _mosaic(images: Float32[Tensor, "n y x"]) -> NDArray[np.float32]:
     side = int(np.ceil(np.sqrt(len(images))))
-    n, y, x = images.shape
+    y, x = images.shape[1:]
     canvas = np.zeros((side * y, side * x), np.float32)
     for index, image in enumerate(images.cpu().numpy()):
         row, column = divmod(index, side)

@@ -1,11 +1,12 @@
 """Magnitude images to train from: read from HDF5 files, kept in memory, cut into augmented patches.
 
-What is read: every three-dimensional dataset `(slice, y, x)` of a file. Real ones are magnitudes (uint8 stacks, one a
-subject, or fastMRI's `reconstruction_rss`, where a file is a subject); complex ones are k-space of one coil, centred.
-fastMRI's own `kspace` of many coils is left to its `reconstruction_rss`. Files count alike, however many slices they
-hold: a file of two patients at high resolution says as much about edges as one of a hundred at 2 mm.
+What is read: every three-dimensional dataset `(slice, y, x)` of numbers in a file. Real ones are magnitudes, a dataset
+or group a subject; complex ones are k-space of one coil, centred. Of a file with `reconstruction_rss` (fastMRI) only
+that is read, and its subject is the attribute `patient_id`, or else the file. Sources (files, or directories) count
+alike, however many slices they hold: two patients at high resolution say as much about edges as a hundred at 2 mm.
 
-Subjects, not slices, are kept apart for validation: slices of a head resemble each other.
+Subjects, not slices, are kept apart for validation: slices of a head resemble each other. Nothing can tell that two
+files with other names show the same person.
 """
 
 from __future__ import annotations
@@ -36,18 +37,24 @@ FEWEST_BRIGHT = 0.1
 """Share of pixels above a tenth of the brightest below which a slice is left out."""
 
 MOST_BYTES = 8 << 30
+"""Of images of one source, in memory."""
+
+RECONSTRUCTED = "reconstruction_rss"
+"""fastMRI's name for images; beside them lie k-space and further images of the same slices."""
+
 VALIDATION_SHARE = 10
 """One of so many subjects of a file is kept for validation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Slices of one file.
+    """Slices of one file or directory.
 
     Attributes:
         name: of the file, without its ending.
-        licence: as the file's attribute says; empty when it says nothing.
-        origin: the file's attribute `source`.
+        licence: as the file's attribute says; empty when it says nothing; of a directory all that occur.
+        origin: the attribute `source`, likewise.
+        attribution: the attribute `attribution`, likewise.
         subjects: names of the subjects used.
         slices: magnitudes `(y, x)`, uint8 or float16.
         references: of each slice, the magnitude that becomes 1.
@@ -56,6 +63,7 @@ class Source:
     name: str
     licence: str
     origin: str
+    attribution: str
     subjects: tuple[str, ...]
     slices: tuple[NDArray[np.generic], ...]
     references: tuple[float, ...]
@@ -75,7 +83,12 @@ def read_sources(paths: Sequence[Path], *, validation: bool) -> list[Source]:
     found = [_read(path, validation=validation) for path in paths]
     sources = [source for source in found if source.slices]
     if not sources:
-        raise TrainingDataError(f"no images of at least {SMALLEST_SIDE} x {SMALLEST_SIDE} in {[str(p) for p in paths]}")
+        names = ", ".join(path.name for path in paths)
+        raise TrainingDataError(
+            f"no subjects for validation in {names}: three are needed at least"
+            if validation
+            else f"no images of at least {SMALLEST_SIDE} x {SMALLEST_SIDE} in {names}"
+        )
     return sources
 
 
@@ -84,13 +97,15 @@ def _read(path: Path, *, validation: bool) -> Source:
     if not files:
         raise TrainingDataError(f"{path} holds no .h5 files")
     subjects: dict[str, list[NDArray[np.generic]]] = {}
-    licence, origin, total = "", "", 0
+    said: dict[str, list[str]] = {"licence": [], "source": [], "attribution": []}
+    total = 0
     for file in files:
-        if "localonly" in file.name:
+        if "localonly" in file.resolve().name or "localonly" in file.name:
             raise TrainingDataError(f"{file} may not be trained on: it has no licence that allows it")
         try:
             with h5py.File(file) as opened:
-                licence, origin = str(opened.attrs.get("licence", "")), str(opened.attrs.get("source", ""))
+                for name, texts in said.items():
+                    texts.append(str(opened.attrs.get(name, "")).strip())
                 for subject, stack in _stacks(opened, file.stem):
                     subjects.setdefault(subject, []).append(stack)
                     total += stack.nbytes
@@ -98,15 +113,15 @@ def _read(path: Path, *, validation: bool) -> Source:
                         raise TrainingDataError(f"{path} holds more than {MOST_BYTES >> 30} GiB of images")
         except OSError as error:
             raise TrainingDataError(f"{file} cannot be read as HDF5: {error}") from error
-    chosen = [
-        name
-        for index, name in enumerate(sorted(subjects))
-        if ((index + 1) % VALIDATION_SHARE == 0 or (len(subjects) < VALIDATION_SHARE and index + 1 == len(subjects) > 2))
-        == validation
-    ]
+    names = sorted(subjects)
+    kept_apart = names[VALIDATION_SHARE - 1 :: VALIDATION_SHARE]
+    if 2 < len(names) < VALIDATION_SHARE:
+        kept_apart = names[-1:]
+    chosen = [name for name in names if (name in kept_apart) == validation]
     slices = [image for name in chosen for stack in subjects[name] for image in _slices(stack, every=validation)]
     references = [float(np.quantile(image.astype(np.float32), REFERENCE_QUANTILE)) for image in slices]
-    return Source(path.stem, licence, " ".join(origin.split()), tuple(chosen), tuple(slices), tuple(references))
+    licence, origin, attribution = (", ".join(dict.fromkeys(filter(None, texts))) for texts in said.values())
+    return Source(path.stem, licence, origin, attribution, tuple(chosen), tuple(slices), tuple(references))
 
 
 def _stacks(file: h5py.File, stem: str) -> Iterator[tuple[str, NDArray[np.generic]]]:
@@ -114,30 +129,41 @@ def _stacks(file: h5py.File, stem: str) -> Iterator[tuple[str, NDArray[np.generi
     found: list[tuple[str, h5py.Dataset]] = []
 
     def visit(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset) and item.ndim == 3 and min(item.shape[1:]) >= SMALLEST_SIDE:
+        if not isinstance(item, h5py.Dataset) or item.ndim != 3 or item.dtype.kind not in "uifc":
+            return
+        if item.shape[0] and min(item.shape[1:]) >= SMALLEST_SIDE:
             found.append((name, item))
 
     file.visititems(visit)
+    whole = str(file.attrs.get("patient_id", stem))
+    reconstructed = [(name, dataset) for name, dataset in found if name == RECONSTRUCTED]
+    found = reconstructed or found
     for name, dataset in found:
         if dataset.size * dataset.dtype.itemsize > MOST_BYTES:
             raise TrainingDataError(f"{file.filename}:{name} is larger than {MOST_BYTES >> 30} GiB")
         values = cast("NDArray[np.generic]", dataset[()])
+        where = f"{file.filename}:{name}"
+        if not np.isfinite(values).all():
+            raise TrainingDataError(f"{where} holds values that are not finite")
+        if not np.iscomplexobj(values) and float(np.min(values)) < 0:
+            raise TrainingDataError(f"{where} holds negative values, but magnitudes are expected")
         if np.iscomplexobj(values):
             axes = (-2, -1)
             values = np.abs(np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(values, axes)), axes))
         if values.dtype != np.uint8:
             values = (values.astype(np.float32) / max(float(np.max(values)), 1e-30)).astype(np.float16)
-        yield stem if name == "reconstruction_rss" else f"{stem}/{name.split('/')[0]}", values
+        yield whole if reconstructed else f"{stem}/{name.split('/')[0]}", values
 
 
 def _slices(stack: NDArray[np.generic], *, every: bool) -> Iterator[NDArray[np.generic]]:
     """Slices with something in them; of volumes along all axes, every second (of validation every tenth, axial)."""
     is_volume = min(stack.shape) >= VOLUME_SIDE
     step = 1 if not is_volume else 10 if every else 2
+    bright = 0.1 * float(np.max(stack))
     for axis in (0, 1, 2) if is_volume and not every else (0,):
         for index in range(0, stack.shape[axis], step):
             image = np.ascontiguousarray(np.take(stack, index, axis))
-            if float((image > 0.1 * float(np.max(stack))).mean()) >= FEWEST_BRIGHT:
+            if float((image > bright).mean()) >= FEWEST_BRIGHT:
                 yield image
 
 
@@ -147,6 +173,13 @@ class Patches:
     Augmentation: flips, transposition, zoom down to 0.6 (which also averages the noise of the images away), brightness
     0.5 to 1.2, and for a third of the patches a random curve of intensities that keeps air dark: a contrast that no
     sequence of the training data has.
+
+    Args:
+        sources: each with equal weight.
+        side: of patches, in pixels.
+
+    Raises:
+        TrainingDataError: a source has no image as large as a patch, or there are no sources.
     """
 
     ZOOM = (0.6, 1.0)
@@ -156,8 +189,11 @@ class Patches:
     EMPTIEST = 0.04
     """Patches with a smaller mean are drawn again, nine times out of ten."""
 
+    MOST_TRIES = 1000
+    """For one patch. One in ten is taken whatever it shows, so that none of so many is not chance."""
+
     def __init__(self, sources: Sequence[Source], side: int) -> None:
-        fitting = [
+        self._sources = [
             [
                 (image, reference)
                 for image, reference in zip(source.slices, source.references, strict=True)
@@ -165,9 +201,11 @@ class Patches:
             ]
             for source in sources
         ]
-        self._sources = [images for images in fitting if images]
+        for source, images in zip(sources, self._sources, strict=True):
+            if not images:
+                raise TrainingDataError(f"{source.name}: no image has {side} x {side} pixels, the size of a patch")
         if not self._sources:
-            raise TrainingDataError(f"no image has {side} x {side} pixels, the size of a patch")
+            raise TrainingDataError("no sources to draw patches from")
         self._side = side
 
     def draw(self, n: int, random: np.random.Generator) -> Float32[Tensor, "n side side"]:
@@ -175,15 +213,7 @@ class Patches:
         return torch.stack([self._one(random) for _ in range(n)])
 
     def _one(self, random: np.random.Generator) -> Tensor:
-        while True:
-            source = self._sources[random.integers(len(self._sources))]
-            image, reference = source[random.integers(len(source))]
-            patch = self._cut(image, random)
-            if patch is None:
-                continue
-            patch = patch / reference
-            if float(patch.mean()) >= self.EMPTIEST or random.random() < 0.1:
-                break
+        patch = self._with_something(random)
         if random.random() < self.CURVED:
             knots = np.concatenate([[0.0], random.random(self.KNOTS - 1)])
             curve = np.interp(np.clip(patch, 0, 1), np.linspace(0, 1, self.KNOTS), knots)
@@ -198,13 +228,21 @@ class Patches:
             patch = patch.T
         return torch.from_numpy(np.ascontiguousarray(patch))
 
-    def _cut(self, image: NDArray[np.generic], random: np.random.Generator) -> NDArray[np.float32] | None:
-        """A patch of the image, scaled down; None where the image is too small for it."""
+    def _with_something(self, random: np.random.Generator) -> NDArray[np.float32]:
+        """A normalised patch, rarely an empty one."""
+        for _ in range(self.MOST_TRIES):
+            source = self._sources[random.integers(len(self._sources))]
+            image, reference = source[random.integers(len(source))]
+            patch = self._cut(image, random) / reference
+            if float(patch.mean()) >= self.EMPTIEST or random.random() < 0.1:
+                return patch
+        raise TrainingDataError(f"{self.MOST_TRIES} patches in a row were empty")
+
+    def _cut(self, image: NDArray[np.generic], random: np.random.Generator) -> NDArray[np.float32]:
+        """A patch of the image, scaled down where it is large enough to be."""
         zoom = random.uniform(*self.ZOOM)
         cut = self._side if random.random() < 0.4 else round(self._side / zoom)
         cut = min(cut, *image.shape)
-        if cut < self._side:
-            return None
         y, x = (int(random.integers(n - cut + 1)) for n in image.shape)
         patch = np.asarray(image[y : y + cut, x : x + cut], np.float32)
         if image.dtype == np.uint8:
@@ -217,13 +255,22 @@ class Patches:
         return np.asarray(scaled[0, 0].numpy(), np.float32)
 
 
-def validation_images(sources: Sequence[Source], n: int, side: int) -> Float32[Tensor, "n side side"]:
-    """The middle of `n` slices spread over all sources, normalised; smaller images are framed by zeros."""
+def validation_slices(sources: Sequence[Source], n: int) -> list[Float32[Tensor, "_y _x"]]:
+    """`n` slices spread over all sources, normalised, each in its own size."""
     images: list[Tensor] = []
     for index in range(n):
         source = sources[index % len(sources)]
         at = (index // len(sources)) * len(source.slices) // max(1, -(-n // len(sources)))
-        image = source.slices[at].astype(np.float32) / max(source.references[at], 1e-6)
+        image = source.slices[at].astype(np.float32) / np.float32(max(source.references[at], 1e-6))
+        images.append(torch.from_numpy(image))
+    return images
+
+
+def validation_images(sources: Sequence[Source], n: int, side: int) -> Float32[Tensor, "n side side"]:
+    """The middle of those slices; smaller images are framed by zeros."""
+    images: list[Tensor] = []
+    for tensor in validation_slices(sources, n):
+        image = tensor.numpy()
         framed = np.zeros((side, side), np.float32)
         from_y, from_x = (max(0, (size - side) // 2) for size in image.shape)
         part = image[from_y : from_y + side, from_x : from_x + side]

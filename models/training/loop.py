@@ -1,7 +1,8 @@
 """The loop that trains any model: optimiser, schedule, averaged weights, checkpoints, records.
 
 Knows nothing of what is trained: a recipe gives the loss of an update and the figures and pictures of what it has
-learnt. A run that is stopped and resumed ends with the same weights as one that was not.
+learnt. A run that is stopped and resumed ends with the same weights as one that was not: the checkpoint holds all that
+changes, and lines that the history has beyond it are dropped. Times are recorded; they decide nothing.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
+import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -76,6 +79,7 @@ class Random:
         self.torch.set_state(state["torch"])
 
 
+@runtime_checkable
 class Recipe(Protocol):
     """What is particular to one model."""
 
@@ -90,6 +94,10 @@ class Recipe(Protocol):
 
     def look(self, averaged: nn.Module, update: int, directory: Path) -> Mapping[str, float]:
         """Figures of the averaged model on validation data; pictures into the directory."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that have to be the same when a run goes on."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -108,6 +116,7 @@ def train(
     *,
     resume: bool = False,
     report: Callable[[int, Mapping[str, float]], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> nn.Module:
     """Train, and return the averaged model.
 
@@ -117,11 +126,16 @@ def train(
         directory: for checkpoint, history and pictures; made if need be.
         resume: go on from the checkpoint in the directory.
         report: called after each update with its number and the latest figures.
+        clock: seconds, for the record.
 
     Raises:
-        TrainingError: there is nothing to resume, the checkpoint is of other settings, or the loss is not finite.
+        TrainingError: there is nothing to resume, the checkpoint cannot be read or is of other settings, or the loss is
+            not finite.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{directory} cannot be made: {error.strerror}") from error
     model = recipe.model
     averaged = deepcopy(model)
     optimiser = torch.optim.AdamW(
@@ -129,14 +143,19 @@ def train(
     )
     random = Random.seeded(settings.seed)
     begun, smooth = 0, None
+    started: float | None = clock()
     if resume:
-        checkpoint = _read(directory / CHECKPOINT, settings)
+        checkpoint = _read(directory / CHECKPOINT, settings, recipe)
         model.load_state_dict(checkpoint["model"])
         averaged.load_state_dict(checkpoint["averaged"])
         optimiser.load_state_dict(checkpoint["optimiser"])
         random.restore(checkpoint["random"])
         recipe.restore(checkpoint["recipe"])
         begun, smooth = int(checkpoint["update"]), checkpoint["smooth"]
+        # None in checkpoints that were made before times were kept: what came before cannot be known any more.
+        before = checkpoint.get("seconds")
+        started = None if before is None else clock() - float(before)
+        _forget_after(directory / HISTORY, begun)
     else:
         (directory / HISTORY).unlink(missing_ok=True)
     for update in range(begun, settings.updates):
@@ -144,7 +163,7 @@ def train(
             group["lr"] = learning_rate(settings, update)
         loss, figures = recipe.loss(update, random)
         if not bool(torch.isfinite(loss.detach())):
-            raise TrainingError(f"update {update}: the loss is not finite; resume from {directory / CHECKPOINT}, lower rate")
+            raise TrainingError(f"update {update}: the loss is not finite; a lower rate may help")
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
@@ -156,7 +175,8 @@ def train(
         latest: dict[str, float] = {"loss": smooth, **figures}
         if done % settings.look_every == 0 or done == settings.updates:
             latest |= recipe.look(averaged, done, directory)
-            _record(directory / HISTORY, done, latest)
+            times = {} if started is None else {"seconds": round(clock() - started, 3)}
+            _record(directory / HISTORY, done, {**latest, **times})
         if report is not None:
             report(done, latest)
         if done % settings.save_every == 0 or done == settings.updates:
@@ -164,7 +184,9 @@ def train(
                 directory / CHECKPOINT,
                 {
                     "settings": asdict(settings),
+                    "recipe_settings": recipe.settings(),
                     "update": done,
+                    "seconds": None if started is None else clock() - started,
                     "smooth": smooth,
                     "model": model.state_dict(),
                     "averaged": averaged.state_dict(),
@@ -190,6 +212,33 @@ def _average(averaged: nn.Module, model: nn.Module, kept: float) -> None:
         mean.lerp_(current, 1 - kept)
 
 
+def read_history(directory: Path) -> list[dict[str, int | float]]:
+    """Lines of a run's history, each with its `update`; empty when there is none.
+
+    A last line without its end, of a run that was killed while it wrote, is left out.
+
+    Raises:
+        TrainingError: the file is no history.
+    """
+    path = directory / HISTORY
+    if not path.is_file():
+        return []
+    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        lines = [json.loads(line) for line in whole]
+        return [line for line in lines if int(line["update"]) > 0]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is no history of a run: {error}") from error
+
+
+def _forget_after(path: Path, update: int) -> None:
+    """Drop lines of updates that are going to be done again."""
+    lines = [line for line in read_history(path.parent) if line["update"] <= update]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    if path.is_file() and path.read_text() != text:
+        path.write_text(text)
+
+
 def _record(path: Path, update: int, figures: Mapping[str, float]) -> None:
     with path.open("a") as file:
         file.write(json.dumps({"update": update, **figures}) + "\n")
@@ -202,10 +251,23 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(temporary, path)  # noqa: PTH105  its atomicity is documented
 
 
-def _read(path: Path, settings: LoopSettings) -> dict[str, Any]:
+def _read(path: Path, settings: LoopSettings, recipe: Recipe) -> dict[str, Any]:
+    """A checkpoint of this run; on the CPU, wherever it was made."""
     if not path.is_file():
         raise TrainingError(f"nothing to resume: {path} does not exist")
-    content: dict[str, Any] = torch.load(path, weights_only=True)
-    if content["settings"] != asdict(settings):
-        raise TrainingError(f"{path} was made with other settings: {content['settings']}")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise TrainingError(f"{path} cannot be read as a checkpoint: {type(error).__name__}") from error
+    # Checkpoints that were made before a recipe's settings were kept have none to compare.
+    wanted = asdict(settings) | recipe.settings()
+    found = {**content["settings"], **content.get("recipe_settings", recipe.settings())}
+    others = [f"{name} {found.get(name)} then, {wanted.get(name)} now" for name in sorted(found.keys() | wanted.keys())
+              if found.get(name) != wanted.get(name)]  # fmt: skip
+    own = recipe.model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in content["model"].items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in own.items()}:
+        others.append("a network of another size")
+    if others:
+        raise TrainingError(f"{path} was made with other settings: {', '.join(others)}")
     return content

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import shlex
-import sys
-import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from models.card import CardDraft, Domain, Training
 from models.energy import LARGE, SMALL, EnergyModel
-from models.training.energy import EnergyRecipe, EnergySettings
-from models.training.images import read_sources
+from models.errors import TrainingDataError
+from models.store import save_model
+from models.training import energy
+from models.training.energy import EnergyRecipe, EnergySettings, energy_range
+from models.training.images import Source, read_sources, validation_images, validation_slices
 from models.training.loop import LoopSettings, train
+from models.training.publication import code_version, data_sources, device_name, duration_s, final_figures
+
+STANDING_LIMITS = (
+    "For research; not a medical device.",
+    "Knows magnitude images of the anatomy and contrasts of its training data; what is rare there may look like noise.",
+    "An energy within the range is no proof that an image is right.",
+)
 
 
 class Model(StrEnum):
@@ -33,6 +43,37 @@ class Size(StrEnum):
 
     SMALL = "small"
     LARGE = "large"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All options that decide what is learnt."""
+
+    size: Size
+    recipe: EnergySettings
+    loop: LoopSettings
+    threads: int
+
+    def command(self, data: Sequence[Path]) -> str:
+        """What does it again, given the files; without paths of this machine."""
+        words = ["echotrain", "train", Model.ENERGY.value]
+        for path in data:
+            words += ["--data", path.name]
+        values = {
+            "size": self.size.value,
+            "updates": self.loop.updates,
+            "likelihood-from": self.recipe.likelihood_from,
+            "side": self.recipe.side,
+            "batch": self.recipe.batch,
+            "chain": self.recipe.longest_chain,
+            "rate": self.loop.rate,
+            "seed": self.loop.seed,
+            "device": self.recipe.device,
+            "threads": self.threads,
+        }
+        for name, value in values.items():
+            words += [f"--{name}", str(value)]
+        return shlex.join(words if self.recipe.half else [*words, "--precise"])
 
 
 def main(
@@ -53,46 +94,56 @@ def main(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.", min=0)] = 0,
     precise: Annotated[bool, typer.Option("--precise", help="Single precision instead of bfloat16.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the output directory.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --output.")] = False,
     look_every: Annotated[int, typer.Option(help="Updates between figures and pictures.", min=1)] = 1000,
+    name: Annotated[str, typer.Option(help="Name to save the model by; without it none is saved.")] = "",
+    version: Annotated[str, typer.Option(help="Its version, MAJOR.MINOR.PATCH.")] = "1.0.0",
+    models: Annotated[Path, typer.Option(help="Directory of models to save it in.", metavar="DIR")] = Path(
+        "output/models"
+    ),
+    summary: Annotated[str, typer.Option(help="One sentence for its card: what it is for.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the weights, an SPDX identifier.")] = "",
+    limit: Annotated[
+        list[str] | None, typer.Option(help="What it is not for or where it fails; may be repeated.", metavar="TEXT")
+    ] = None,
+    data_licence: Annotated[
+        list[str] | None,
+        typer.Option(help="Licence of a file that does not say it; may be repeated.", metavar="NAME=SPDX"),
+    ] = None,
 ) -> None:
     r"""Train a model on HDF5 files: stacks of magnitude slices, k-space of one coil, or fastMRI folders.
 
     Every tenth subject is kept apart for validation. Each thousand updates leave pictures (samples of the model beside
     data, histograms and profiles of the energy) and a line in history.jsonl. A run that was stopped goes on with
-    --resume and ends with the same weights.
+    --resume and ends with the same weights. With --name the averaged weights are saved with their card, which tells of
+    the data and their licences, the command, device and duration, the figures of the last look, and the energies that
+    images of this kind have; --resume with --name on a run that is finished only saves.
 
     \b
     Example:
-        echotrain train energy --data brain_t1_ixi_2mm.h5 --data brain_t1_1mm.h5 --output runs/energy-brain
+        echotrain train energy --data brain_t1_ixi_2mm.h5 --data brain_t1_1mm.h5 --output runs/energy-brain \
+            --name energy-brain --licence CC-BY-SA-4.0 --summary "Energy of magnitude images of the head."
         echotrain train energy --size large --device cuda --side 128 --batch 32 --data /data/fastmri --output runs/large
 
     \b
     Exit statuses: 0 done, 1 data or checkpoint cannot be used, 2 wrong arguments.
     """
     console = Console(stderr=True)
+    _check_device(device)
+    recipe_settings = EnergySettings(side, batch, likelihood_from, chain, half=not precise, device=device)
+    plan = Plan(size, recipe_settings, LoopSettings(updates, rate=rate, seed=seed, look_every=look_every), threads)
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
     training = read_sources(data, validation=False)
     validation = read_sources(data, validation=True)
     for source in training:
-        licence = source.licence or "not stated"
-        console.print(f"{source.name}: {len(source.subjects)} subjects, {len(source.slices)} slices, licence {licence}")
-    recipe = EnergyRecipe(
-        EnergyModel(SMALL if size is Size.SMALL else LARGE),
-        training,
-        validation,
-        EnergySettings(
-            side=side,
-            batch=batch,
-            likelihood_from=likelihood_from,
-            longest_chain=chain,
-            half=not precise,
-            device=device,
-        ),
-    )
-    settings = LoopSettings(updates, rate=rate, seed=seed, look_every=look_every)
+        said = source.licence or "not stated"
+        console.print(f"{source.name}: {len(source.subjects)} subjects, {len(source.slices)} slices, licence {said}")
+    draft = None
+    if name:  # before hours of training, so that nothing is missing after them
+        draft = _draft(plan, data, training, _pairs(data_licence or []), name, version, summary, licence, limit or [])
+    recipe = EnergyRecipe(EnergyModel(SMALL if size is Size.SMALL else LARGE), training, validation, plan.recipe)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
     ) as progress:
@@ -101,4 +152,102 @@ def main(
         def report(done: int, figures: Mapping[str, float]) -> None:
             progress.update(task, completed=done, description=f"loss {figures['loss']:.4f}")
 
-        train(recipe, settings, output, resume=resume, report=report)
+        averaged = cast("EnergyModel", train(recipe, plan.loop, output, resume=resume, report=report))
+        progress.update(task, completed=updates)
+    if draft is not None:
+        _save(draft, plan, output, models, averaged, validation, console)
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise typer.BadParameter(f"--device {name}: cpu, cuda or cuda:N is expected") from error
+    if device.type not in {"cpu", "cuda"}:
+        raise typer.BadParameter(f"--device {name}: cpu, cuda or cuda:N is expected")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise typer.BadParameter(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices here")
+
+
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    if not all(left and right for left, _, right in pairs):
+        raise typer.BadParameter("--data-licence takes NAME=SPDX, such as brain_t1=CC0-1.0")
+    return {left: right for left, _, right in pairs}
+
+
+def _draft(
+    plan: Plan,
+    data: Sequence[Path],
+    training: Sequence[Source],
+    licences: Mapping[str, str],
+    name: str,
+    version: str,
+    summary: str,
+    licence: str,
+    limits: Sequence[str],
+) -> CardDraft:
+    """The card as far as it is known before training.
+
+    Raises:
+        BadParameter: something that only the user knows is missing or impossible.
+    """
+    if not summary or not licence:
+        raise typer.BadParameter("a model that is saved with --name needs --summary and --licence for its card")
+    try:
+        return CardDraft(
+            name=name,
+            version=version,
+            summary=summary,
+            architecture=Model.ENERGY.value,
+            configuration={**(SMALL if plan.size is Size.SMALL else LARGE).as_dict()},
+            licence=licence,
+            data=data_sources(training, licences),
+            training=Training(
+                command=plan.command(data),
+                seed=plan.loop.seed,
+                updates=plan.loop.updates,
+                device=device_name(plan.recipe.device),
+                duration_s=0,
+                code_version=code_version(),
+                settings={**asdict(plan.loop), **asdict(plan.recipe)},
+            ),
+            limits=(*STANDING_LIMITS, *limits),
+        )
+    except TrainingDataError as error:
+        raise typer.BadParameter(f"{error}; give --data-licence NAME=SPDX") from error
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        raise typer.BadParameter(f"the card cannot say this: {found}") from error
+
+
+def _save(
+    draft: CardDraft,
+    plan: Plan,
+    output: Path,
+    models: Path,
+    averaged: EnergyModel,
+    validation: Sequence[Source],
+    console: Console,
+) -> None:
+    """Write the model with all that is known now that it is trained."""
+    averaged.eval().requires_grad_(requires_grad=False)
+    # Heads fill a part of one image and all of the next: both kinds belong to the domain.
+    n, side = energy.VALIDATION_IMAGES, energy.VALIDATION_SIDE
+    images = [*validation_slices(validation, n), *validation_images(validation, n, side)]
+    seconds, is_measured = duration_s(output)
+    if not is_measured:
+        console.print(f"how long the run took was not recorded; its files span {seconds:.0f} s, which the card says")
+    training = draft.training.model_copy(update={"duration_s": seconds})
+    card = save_model(
+        models,
+        draft.model_copy(
+            update={
+                "training": training,
+                "domain": Domain(energy_per_pixel=energy_range(averaged, images)),
+                "metrics": final_figures(output, plan.loop.updates),
+            }
+        ),
+        averaged.state_dict(),
+    )
+    console.print(f"{card.title}: {card.bytes / 1e6:.2f} MB in {models}")
