@@ -7,7 +7,7 @@ in nats for complex white noise with `E|n|^2 = noise_std^2 / w`. Gradients are f
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Complex64, Float32, Float64
@@ -18,6 +18,7 @@ from pipelines.operators.toeplitz import Toeplitz
 from pipelines.solvers.items import spread
 
 
+@runtime_checkable
 class DataTerm(Protocol):
     """D of coil images `(items, coils, p, q)`."""
 

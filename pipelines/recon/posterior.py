@@ -24,7 +24,6 @@ from torch.nn.functional import conv2d, pad
 
 from pipelines.recon.joint_problem import JointProblem
 from pipelines.solvers.chain_diagnostics import block_means
-from pipelines.solvers.items import spread
 from pipelines.solvers.langevin import Samples, langevin
 
 STEP_OVER_CONSTANT = 0.5
@@ -153,8 +152,3 @@ def _typical(found: Samples, values: Tensor, quantile: float) -> Tensor:
     if found.kept == 0:
         return values.new_full((values.shape[0],), torch.nan)
     return torch.quantile(values.nan_to_num(nan=torch.nan, posinf=1e9), quantile, dim=1)
-
-
-def scaled(deviation: Float32[Tensor, "items y x"], factor: float, floor: float, unit: Tensor) -> Tensor:
-    """Calibrated deviation in the units of the image."""
-    return (deviation * factor + floor) * spread(unit, deviation)
