@@ -25,6 +25,7 @@ from torch.nn.functional import interpolate
 
 from models.energy import REFERENCE_QUANTILE
 from models.errors import TrainingDataError
+from models.training.held_out import held_out
 
 SMALLEST_SIDE = 48
 """Images with a shorter side hold too little anatomy."""
@@ -36,8 +37,6 @@ FEWEST_BRIGHT = 0.1
 """Share of pixels above a tenth of the brightest below which a slice is left out."""
 
 MOST_BYTES = 8 << 30
-VALIDATION_SHARE = 10
-"""One of so many subjects of a file is kept for validation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +97,8 @@ def _read(path: Path, *, validation: bool) -> Source:
                         raise TrainingDataError(f"{path} holds more than {MOST_BYTES >> 30} GiB of images")
         except OSError as error:
             raise TrainingDataError(f"{file} cannot be read as HDF5: {error}") from error
-    chosen = [
-        name
-        for index, name in enumerate(sorted(subjects))
-        if ((index + 1) % VALIDATION_SHARE == 0 or (len(subjects) < VALIDATION_SHARE and index + 1 == len(subjects) > 2))
-        == validation
-    ]
+    kept_apart = held_out(subjects)
+    chosen = [name for name in sorted(subjects) if (name in kept_apart) == validation]
     slices = [image for name in chosen for stack in subjects[name] for image in _slices(stack, every=validation)]
     references = [float(np.quantile(image.astype(np.float32), REFERENCE_QUANTILE)) for image in slices]
     return Source(path.stem, licence, " ".join(origin.split()), tuple(chosen), tuple(slices), tuple(references))
