@@ -82,8 +82,8 @@ class TotalVariationPrior:
     down from, and iterations at coarse levels are lost (colin27, R = 4: 31.4 dB, with the five levels 31.1 dB).
     """
 
-    levels = (0.05, 0.015)
-    noise_over_level = (1.0, 0.3)
+    levels: tuple[float, ...] = (0.05, 0.015)
+    noise_over_level: tuple[float, ...] = (1.0, 0.3)
 
     def at(
         self,

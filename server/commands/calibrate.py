@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -16,53 +16,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from models.card import Card, Domain
-from models.catalogue import Entry, read_card, use_directory
 from models.catalogue import find as find_model
-from models.store import save_card
-from models.training.calibration import LEVELS, CalibrationReport, assess, calibration_record
-from models.training.compared import ComparedScan, by_scan, split
-from models.training.conformal import Guarantee, Scaling, choose, fewest_scans, fit_scaling
-from models.training.domain import MARGIN, fit_domain
-from models.training.intensity import IntensityMap, correct_intensity, fit_intensity_of
+from models.catalogue import read_card, use_directory
+from models.training.calibration import LEVELS, calibration_record
+from models.training.conformal import Guarantee, fewest_scans
+from models.training.domain import MARGIN
 from models.training.reliability_figure import write_reliability_figure
-from pipelines.domain import checked_values
 from pipelines.evaluation.comparison import Condition, JudgedCase, choose_cases, judge_cases
-from pipelines.recon.card_calibration import CONFORMAL
 from pipelines.recon.reconstruction import Reconstruction
 from pipelines.registry import find
 from server import config
+from server.calibration import Outcome, Request, fit, halves, mode_of, store
 from server.commands.serve import parse_values
 from server.delivery import check_writable, parse_parameters
 from server.errors import FileError, SettingsError
 
 CALIBRATE = "calibrate"
 """Parameter of pipelines that apply what a card says; switched off here, unless it is given."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What calibration found.
-
-    Attributes:
-        scaling: fitted to the calibration half.
-        intensity: correction fitted to it, if asked for.
-        domain: ranges of energy and data residual in the calibration half; none for pipelines without a model.
-        n_outside: images of the test half that lie outside of it.
-        test: scans of the test half, scaled.
-        before: report of the test half before scaling.
-        after: the same after scaling.
-        by_condition: after scaling, each way of measuring apart.
-    """
-
-    scaling: Scaling
-    intensity: IntensityMap | None
-    domain: Domain
-    n_outside: int
-    test: list[ComparedScan]
-    before: CalibrationReport
-    after: CalibrationReport
-    by_condition: dict[str, CalibrationReport]
 
 
 def main(
@@ -152,16 +122,16 @@ def main(
         asked_for.setdefault(CALIBRATE, "false")
     reconstruction = cast("Reconstruction", entry.load(entry.parse(asked_for), _device(device)))
     work = _Work(reconstruction, conditions, scans, slices, coils, seed, device)
-    calibrating, testing = _halves(work.judge(data), seed) if test is None else (work.judge(data), work.judge(test))
+    calibrating, testing = halves(work.judge(data), seed) if test is None else (work.judge(data), work.judge(test))
     both = {each.scan for each in calibrating} & {each.scan for each in testing}
     if both:
         raise SettingsError(f"{test} holds {len(both)} of the scans that calibrate; test on others")
-    outcome = _fit(calibrating, testing, conditions, _Request(guarantee, level, delta, floor, intensity))
+    outcome = fit(calibrating, testing, conditions, Request(guarantee, level, delta, floor, intensity))
     given = " ".join(parameter or []) or "defaults"
     title = "; ".join(condition.title for condition in conditions)
     where = data.name if test is None else f"{data.name}, tested on {test.name}"
     record = calibration_record(
-        outcome.after, outcome.scaling, pipeline, _mode([*calibrating, *testing]),
+        outcome.after, outcome.scaling, pipeline, mode_of([*calibrating, *testing]),
         f"{where}: {title}; parameters: {given}",
     )  # fmt: skip
     try:
@@ -176,20 +146,9 @@ def main(
         raise FileError(f"{output} cannot be written ({error.strerror or error})") from error
     _print(outcome)
     if stored is not None:
-        typer.echo(_store(stored, record, outcome, calibrating))
+        typer.echo(store(stored, record, outcome, calibrating))
     for path in paths:
         typer.echo(path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What the user wants to be promised."""
-
-    guarantee: Guarantee | None
-    level: float
-    delta: float
-    floor: float
-    fits_intensity: bool
 
 
 def _device(name: str) -> str:
@@ -232,80 +191,6 @@ class _Work:
         if found < self.scans:
             console.print(f"echotrain: {data.name} has {found} scans of the {self.scans} asked for", markup=False)
         return judged
-
-
-def _halves(judged: Sequence[JudgedCase], seed: int) -> tuple[list[JudgedCase], list[JudgedCase]]:
-    """Whole scans, drawn by seed, to calibrate on and to test on.
-
-    Raises:
-        SettingsError: only one scan.
-    """
-    try:
-        calibration, _ = split(_scans(judged), seed)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-    names = {scan.name for scan in calibration}
-    return [each for each in judged if each.scan in names], [each for each in judged if each.scan not in names]
-
-
-def _fit(
-    calibrating: Sequence[JudgedCase],
-    testing: Sequence[JudgedCase],
-    conditions: Sequence[Condition],
-    asked: _Request,
-) -> Outcome:
-    """Fit to some scans, judge others.
-
-    Raises:
-        SettingsError: what was asked for cannot be had from so many scans.
-    """
-    calibration = _scans(calibrating)
-    try:
-        curve = fit_intensity_of(calibration) if asked.fits_intensity else None
-        calibration = correct_intensity(calibration, curve) if curve else calibration
-        guarantee = asked.guarantee or choose(len(calibration), asked.level, asked.delta)
-        scaling = fit_scaling(calibration, guarantee, level=asked.level, floor=asked.floor, delta=asked.delta)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-
-    def corrected(judged: Iterable[JudgedCase]) -> list[ComparedScan]:
-        return correct_intensity(_scans(judged), curve) if curve else _scans(judged)
-
-    domain = _domain(calibrating)
-    outside = [each for each in testing if _is_outside(domain, each)]
-    test = corrected(testing)
-    parts = {condition: [each for each in testing if each.condition == condition] for condition in conditions}
-    by_condition = {each.title: assess(scaling.apply(corrected(part))) for each, part in parts.items()}
-    scaled = scaling.apply(test)
-    return Outcome(scaling, curve, domain, len(outside), scaled, assess(test), assess(scaled), by_condition)
-
-
-def _domain(judged: Iterable[JudgedCase]) -> Domain:
-    try:
-        return fit_domain([checked_values(each.details) for each in judged])
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-
-
-def _is_outside(domain: Domain, judged: JudgedCase) -> bool:
-    energy, residual = checked_values(judged.details)
-    return bool(domain.outside(energy_per_pixel=energy, data_residual=residual))
-
-
-def _mode(judged: Iterable[JudgedCase]) -> str:
-    """Kind of deviation, which a factor is stored for; of samples, how long the chains were.
-
-    Raises:
-        SettingsError: there are several kinds, of which no factor suits all.
-    """
-    modes = sorted({each.details.get("ReconPosterior", each.kind).partition(":")[0] for each in judged})
-    if len(modes) > 1:
-        raise SettingsError(f"results have deviations of several kinds ({', '.join(modes)}): no factor suits all")
-    return modes[0]
-
-
-def _scans(judged: Iterable[JudgedCase]) -> list[ComparedScan]:
-    return by_scan((each.scan, each.compared) for each in judged)
 
 
 def _report(outcome: Outcome, record: dict[str, object], conditions: Sequence[Condition], parameters: str) -> str:
@@ -366,34 +251,3 @@ def _print(outcome: Outcome) -> None:
         widened = f"what the calibration half spans, and {100 * MARGIN:g} % more at each end"
         outside = f"{outcome.n_outside} of {outcome.after.n_images} test images lie outside"
         typer.echo(f"domain: {', '.join(ranges)} ({widened}); {outside}")
-
-
-def _store(entry: Entry, record: dict[str, object], outcome: Outcome, calibrating: Sequence[JudgedCase]) -> str:
-    """Add the record to the card of a model, in place of an older one of the same pipeline and mode.
-
-    Raises:
-        SettingsError: the deviations had a factor applied already, or results were made without this model.
-        ModelError: the card cannot be read or written.
-    """
-    card = read_card(entry)
-    if any(each.calibration.startswith(CONFORMAL) for each in calibrating):
-        raise SettingsError("the pipeline has scaled its deviations already; turn that off before calibrating")
-    if any(each.details.get("ReconModelDigest") != card.sha256 for each in calibrating):
-        raise SettingsError(f"results were not made with {card.title}: its card cannot say how they are calibrated")
-    save_card(entry.root, _revised(card, record, outcome))
-    return f"stored in the card of {card.title}"
-
-
-def _revised(card: Card, record: dict[str, object], outcome: Outcome) -> Card:
-    """The card with what was found; ranges of a domain that was not looked at stay."""
-    kept = [
-        each.model_dump()
-        for each in card.calibration
-        if (each.pipeline, each.mode) != (record["pipeline"], record["mode"])
-    ]
-    changes: dict[str, object] = {"calibration": [*kept, record]}
-    if outcome.intensity is not None:
-        changes["intensity"] = asdict(outcome.intensity)
-    found = {name: limits for name, limits in outcome.domain.model_dump().items() if limits is not None}
-    changes["domain"] = {**card.domain.model_dump(), **found}
-    return card.revised(**changes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from models.training.intensity import IntensityMap, correct_intensity
 from pipelines.evaluation.cases import Case, undersample
 from pipelines.phantom import birdcage_coils, head_phantom
 from pipelines.recon.card_calibration import CardCalibration, bright_intensities
-from pipelines.recon.reconstruction import Prepared, Reconstructed
+from pipelines.recon.reconstruction import Prepared, Reconstructed, Reconstruction
 from pipelines.registry import find
 from tests import tiny_model
 
@@ -104,7 +105,7 @@ def measured() -> Prepared:
 def reconstruct(**parameters: object) -> Reconstructed:
     entry = find("joint_ipalm")
     values = {"model": "tiny-energy", "iterations": 5, "uncertainty": "quick", **parameters}
-    return entry.load(entry.parse(values), "cpu")(measured())  # type: ignore[operator, return-value]
+    return cast("Reconstruction", entry.load(entry.parse(values), "cpu"))(measured())
 
 
 def test_joint_ipalm_applies_its_card_unless_it_is_told_not_to(directory: Path) -> None:

@@ -215,3 +215,17 @@ def test_calibration_is_off_while_one_calibrates_unless_it_is_asked_for(
     assert factors["on"] == pytest.approx(factors["raw"] / 50, rel=1e-3)
     assert outcome.status == 2
     assert "scaled its deviations already" in outcome.errors
+
+
+def test_a_pipeline_with_a_written_card_gives_what_calibration_promised(
+    run: Callable[..., Any], data: Path, own_models: Path
+) -> None:
+    arguments = (*quick(own_models, data), "--floor", 0.003, "--models", own_models)
+    assert run(*arguments, "--intensity", "--write-card", "tiny-energy").status == 0
+    promised = json.loads((own_models.parent / "out" / "joint_ipalm.json").read_text())["after"]
+    assert run(*arguments, "--parameter", "calibrate=true").status == 0
+    found = json.loads((own_models.parent / "out" / "joint_ipalm.json").read_text())["before"]
+    assert found["scans"] == promised["scans"]
+    assert found["coverage"] == pytest.approx(promised["coverage"], abs=1e-3)
+    assert found["sharpness"] == pytest.approx(promised["sharpness"], rel=1e-3)
+    assert found["mean_error"] == pytest.approx(promised["mean_error"], rel=1e-3)
