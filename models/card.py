@@ -60,7 +60,9 @@ class Domain(Record):
         default=None, description="Least and greatest energy of a result, in nats a pixel."
     )
     data_residual: Range | None = Field(
-        default=None, description="Least and greatest residual of the data, relative to the noise: 1 is noise alone."
+        default=None,
+        description="Least and greatest mean square of the residual of the data over the noise variance: 1 is noise"
+        " alone.",
     )
 
     @model_validator(mode="after")
@@ -88,10 +90,12 @@ class CalibrationRecord(Record):
     """How the deviation maps of one pipeline with this model are scaled, and how well they then cover the error."""
 
     pipeline: str = Field(description="Pipeline that was calibrated.")
-    mode: str = Field(description="Kind of deviation it made, such as posterior or quick.")
+    mode: str = Field(description="Kind of deviation it made, such as quick or langevin.")
     factor: float = Field(gt=0, description="What deviations are multiplied by.")
     floor: float = Field(
-        default=0.0, ge=0, description="Added to deviations, relative to bright intensities of the image."
+        default=0.0,
+        ge=0,
+        description="Added to deviations, in bright intensities of the image (99th percentile of its magnitude).",
     )
     level: float = Field(gt=0, lt=1, description="Coverage aimed at, such as 0.9.")
     n_scans: int = Field(ge=1, description="Scans, the exchangeable units, that it was found from.")
@@ -102,7 +106,12 @@ class CalibrationRecord(Record):
 
 
 class IntensityCurve(Record):
-    """Knots of a monotone curve from intensities of results to true ones, of images normalised to about 1."""
+    """Knots of a monotone curve from intensities of results to true ones, cubic between them.
+
+    Intensities are in bright intensities of the result (99th percentile of its magnitude). Between knots the curve is
+    a monotone cubic (Fritsch and Butland 1984), beyond the last it goes on with slope 1: see
+    `models.training.intensity.IntensityMap`, which makes the map of these knots.
+    """
 
     inputs: tuple[float, ...] = Field(min_length=2, description="Intensities of results, rising from 0.")
     outputs: tuple[float, ...] = Field(min_length=2, description="True intensities, rising from 0; one an input.")

@@ -59,7 +59,7 @@ def _training(card: Card) -> list[tuple[str, str]]:
 
 
 def _domain(domain: Domain) -> list[str]:
-    units = {"energy_per_pixel": " nats", "data_residual": " times the noise"}
+    units = {"energy_per_pixel": " nats", "data_residual": " times the noise variance"}
     lines: list[str] = []
     for name, unit in units.items():
         limits: tuple[float, float] | None = getattr(domain, name)

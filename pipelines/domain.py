@@ -14,6 +14,10 @@ _DOMAIN: Final = "ReconDomain"
 _REASON: Final = "ReconDomainReason"
 _INSIDE: Final = "inside"
 _OUTSIDE: Final = "outside"
+_MODEL: Final = "ReconModel"
+_INSTEAD: Final = "ReconInstead"
+_ENERGY: Final = "ReconEnergyPerPixel"
+_RESIDUAL: Final = "ReconResidual"
 
 
 class DomainReason(StrEnum):
@@ -40,6 +44,17 @@ def reasons_outside(details: Mapping[str, str]) -> tuple[DomainReason, ...]:
         return ()
     texts = details.get(_REASON, "").split(",")
     return tuple(sorted({reason_of(text.strip()) for text in texts}))
+
+
+def checked_values(details: Mapping[str, str]) -> tuple[float | None, float | None]:
+    """Energy a pixel and data residual that are checked against the domain; None what the model did not give.
+
+    A result without a model has none, whatever it calls a residual; nor has one that was made instead of the model's.
+    """
+    if _MODEL not in details or _INSTEAD in details:
+        return None, None
+    energy, residual = details.get(_ENERGY), details.get(_RESIDUAL)
+    return None if energy is None else float(energy), None if residual is None else float(residual)
 
 
 def reason_of(text: str) -> DomainReason:

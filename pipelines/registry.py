@@ -205,6 +205,11 @@ class JointIpalmParameters(Parameters):
     outside_domain: Literal["mark", "total_variation", "sense"] = Field(
         "mark", description="What becomes of an image that the model does not know: marked, or made without the model."
     )
+    calibrate: bool = Field(
+        True,
+        description="Scale deviations and correct intensities as the model's card says; off: raw ones, to calibrate"
+        " anew.",
+    )
     extra_series: tuple[Literal["coil_maps", "posterior_samples"], ...] = Field(
         (), description="Further series for research, separated by commas: coil_maps, posterior_samples."
     )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.card import Card, CardDraft
+from models.energy import make_energy
 from models.store import save_model
 
 ARCHITECTURE = "line"
@@ -41,3 +42,15 @@ def make_tensors() -> dict[str, Tensor]:
 def save_tiny(directory: Path, **changes: object) -> Card:
     """Save the model into a directory of models; its architecture has to be known."""
     return save_model(directory, make_draft(**changes), make_tensors())
+
+
+ENERGY_CONFIGURATION = {"stages": 1, "features": 8, "growth": 1.0, "blocks": 1}
+
+
+def save_tiny_energy(directory: Path, seed: int = 5, **changes: object) -> Card:
+    """Save an energy of images that nobody trained, for pipelines that need one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tensors = make_energy(**ENERGY_CONFIGURATION).state_dict()
+    draft = make_draft(name="tiny-energy", architecture="energy", configuration=ENERGY_CONFIGURATION, **changes)
+    return save_model(directory, draft, tensors)

@@ -26,6 +26,7 @@ from torch.nn.functional import interpolate
 
 from models.energy import REFERENCE_QUANTILE
 from models.errors import TrainingDataError
+from models.training.held_out import held_out
 
 SMALLEST_SIDE = 48
 """Images with a shorter side hold too little anatomy."""
@@ -41,9 +42,6 @@ MOST_BYTES = 8 << 30
 
 RECONSTRUCTED = "reconstruction_rss"
 """fastMRI's name for images; beside them lie k-space and further images of the same slices."""
-
-VALIDATION_SHARE = 10
-"""One of so many subjects of a file is kept for validation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +111,8 @@ def _read(path: Path, *, validation: bool) -> Source:
                         raise TrainingDataError(f"{path} holds more than {MOST_BYTES >> 30} GiB of images")
         except OSError as error:
             raise TrainingDataError(f"{file} cannot be read as HDF5: {error}") from error
-    names = sorted(subjects)
-    kept_apart = names[VALIDATION_SHARE - 1 :: VALIDATION_SHARE]
-    if 2 < len(names) < VALIDATION_SHARE:
-        kept_apart = names[-1:]
-    chosen = [name for name in names if (name in kept_apart) == validation]
+    kept_apart = held_out(subjects)
+    chosen = [name for name in sorted(subjects) if (name in kept_apart) == validation]
     slices = [image for name in chosen for stack in subjects[name] for image in _slices(stack, every=validation)]
     references = [float(np.quantile(image.astype(np.float32), REFERENCE_QUANTILE)) for image in slices]
     licence, origin, attribution = (", ".join(dict.fromkeys(filter(None, texts))) for texts in said.values())

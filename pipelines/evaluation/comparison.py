@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,6 +44,7 @@ class JudgedCase:
         compared: image, deviation and truth.
         kind: of the deviation.
         calibration: what the reconstruction says of the calibration of its deviation.
+        details: what else it says of itself (`Reconstructed.details`).
     """
 
     case: str
@@ -52,6 +53,7 @@ class JudgedCase:
     compared: ComparedImage
     kind: str
     calibration: str
+    details: Mapping[str, str]
 
 
 def choose_cases(path: Path, scans: int, slices: int, coils: int, seed: int) -> Iterator[Case]:
@@ -112,7 +114,9 @@ def judge_cases(
                 compared = compare(truth, image, deviation)
             except ValueError as error:
                 raise EvaluationError(f"{case.name}, {condition.title}: {error}") from error
-            yield JudgedCase(case.name, case.scan, condition, compared, result.kind.value, result.calibration)
+            yield JudgedCase(
+                case.name, case.scan, condition, compared, result.kind.value, result.calibration, dict(result.details)
+            )
 
 
 def on_device(prepared: Prepared, device: str) -> Prepared:

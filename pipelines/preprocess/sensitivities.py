@@ -21,9 +21,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Complex64, Float32
+from scipy.ndimage import label
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
@@ -51,7 +54,7 @@ EIGENVALUE_CROP = 0.85
 0.9 cut 1 to 9 % of a brain away when only 8 calibration lines were there."""
 
 SUPPORT_MARGIN = 2
-"""Pixels by which holes in the support are closed and its rim is kept, so that dark anatomy is not cut away."""
+"""Pixels by which notches in the support are closed and its rim is kept, so that dark anatomy is not cut away."""
 
 POINTS_PER_TERM = 6
 """Coarse grid points for each term of `G`; with 6 the maps differ from those of a full grid by under 1e-3."""
@@ -182,11 +185,28 @@ def _dominant_eigenvectors(
 
 
 def _support(eigenvalues: Float32[Tensor, "z y x"]) -> Bool[Tensor, "z y x"]:
-    """Where the eigenvalue says "signal", with holes closed and a margin kept."""
+    """Where the eigenvalue says "signal", with holes filled and a margin kept.
+
+    A hole with support all around is filled however large it is. With few calibration lines the kernel is too small for
+    the coils, and the eigenvalue falls below the crop in the middle of the object too: 9 lines of the real 8-channel
+    brain left a hole of 30 pixels (least eigenvalue 0.84) in bright tissue. Where a hole is true, air within the head,
+    filling it costs noise there, not anatomy.
+    """
     inside = (eigenvalues > EIGENVALUE_CROP).to(torch.float32)[None]
     reach = [min(SUPPORT_MARGIN, (n - 1) // 2) for n in eigenvalues.shape]
     grown = _grow(_grow(inside, reach), reach)
-    return (1 - _grow(1 - grown, reach))[0] > 0
+    return _without_holes((1 - _grow(1 - grown, reach))[0] > 0)
+
+
+def _without_holes(support: Bool[Tensor, "z y x"]) -> Bool[Tensor, "z y x"]:
+    """Add what cannot be reached from the edge of the field of view, by steps along the axes, without crossing it."""
+    thick = [n for n in support.shape if n > 1] or [1]  # an axis of one pixel has no edges
+    outside = np.asarray(cast("Any", label(~support.view(thick).cpu().numpy()))[0], np.int32)
+    reached = np.zeros(int(outside.max()) + 1, np.bool_)
+    for axis in range(outside.ndim):
+        reached[np.take(outside, (0, -1), axis)] = True
+    reached[0] = False  # the support itself
+    return torch.from_numpy(~reached[outside]).to(support.device).view(support.shape)
 
 
 def _grow(mask: Tensor, reach: Sequence[int]) -> Tensor:

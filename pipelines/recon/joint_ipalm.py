@@ -33,10 +33,11 @@ from models.energy import reference_magnitude
 from pipelines.domain import domain_details
 from pipelines.errors import ReconstructionError
 from pipelines.operators.plane_data import DataTerm
+from pipelines.recon.card_calibration import CardCalibration
 from pipelines.recon.initial_maps import unit_phase
 from pipelines.recon.joint_problem import JointProblem, unit_maps
 from pipelines.recon.joint_start import Start, make_starts
-from pipelines.recon.posterior import LANGEVIN, QUICK, Posterior, sample_posterior, scaled
+from pipelines.recon.posterior import LANGEVIN, QUICK, Posterior, sample_posterior
 from pipelines.recon.priors import LearnedPrior, Level, Prior, TotalVariationPrior
 from pipelines.recon.reconstruction import ExtraSeries, Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.sense import Sense, checked_scale
@@ -269,14 +270,17 @@ class JointIpalm:
         """One result of all planes."""
         parameters, card = self._parameters, prior.card if isinstance(prior, LearnedPrior) else None
         lengths = min((each.posterior.lengths for each in estimates), key=lambda each: each.samples)
-        record = card.calibration_for("joint_ipalm", lengths.name) if card is not None else None
-        factor, floor = (record.factor, record.floor) if record is not None else (1.0, 0.0)
+        calibration = CardCalibration()
+        if card is not None and parameters.calibrate:
+            calibration = CardCalibration.of_card(card, "joint_ipalm", lengths.name)
 
         def chosen(each: Estimate) -> Tensor:
             return each.image if parameters.estimate == "map" else each.posterior.mean
 
-        images = torch.cat([chosen(each) * spread(each.unit, each.image) * each.phase for each in estimates])
-        deviations = torch.cat([scaled(each.posterior.deviation, factor, floor, each.unit) for each in estimates])
+        raw = torch.cat([chosen(each) * spread(each.unit, each.image) for each in estimates])
+        spreads = torch.cat([each.posterior.deviation * spread(each.unit, each.image) for each in estimates])
+        magnitudes, deviations = calibration(raw, spreads)
+        images = magnitudes * torch.cat([each.phase for each in estimates])
         energy = torch.cat([each.energy for each in estimates])
         residual = torch.cat([each.residual for each in estimates])
         outside = sorted(
@@ -294,10 +298,11 @@ class JointIpalm:
             image=to_volumes(images) * scale,
             deviation=to_volumes(deviations) * scale,
             kind=UncertaintyKind.POSTERIOR,
-            calibration=_calibration_text(record.n_scans if record is not None else 0, factor, floor),
+            calibration=calibration.text,
             details={
                 **(prior.details if isinstance(prior, LearnedPrior) else {"ReconPrior": "total_variation"}),
                 **(domain_details(outside) if card is not None else {}),
+                **calibration.details,
                 "ReconEstimate": parameters.estimate,
                 "ReconIterations": str(max(sum(int(m.iterations.max()) for m in each.minima) for each in estimates)),
                 "ReconResidual": f"{float(residual.max()):.3f}",
@@ -308,7 +313,7 @@ class JointIpalm:
             },
             stages_s=seconds,
             warnings=self._warnings(is_short, lengths is not self._lengths),
-            extras=self._extras(estimates, to_volumes, scale),
+            extras=self._extras(estimates, to_volumes, scale, lambda samples: calibration.like(samples, raw)),
         )
 
     def _warnings(self, is_short: bool, is_unsure: bool) -> tuple[str, ...]:
@@ -322,7 +327,11 @@ class JointIpalm:
         return tuple(said)
 
     def _extras(
-        self, estimates: list[Estimate], to_volumes: Callable[[Tensor], Tensor], scale: float
+        self,
+        estimates: list[Estimate],
+        to_volumes: Callable[[Tensor], Tensor],
+        scale: float,
+        corrected: Callable[[Tensor], Tensor],
     ) -> tuple[ExtraSeries, ...]:
         found: list[ExtraSeries] = []
         if "coil_maps" in self._parameters.extra_series:
@@ -334,7 +343,7 @@ class JointIpalm:
             samples = torch.cat(
                 [each.posterior.samples * spread(each.unit, each.posterior.samples[0]) for each in estimates], 1
             )
-            volumes = torch.stack([to_volumes(sample) for sample in samples], 1) * scale
+            volumes = torch.stack([to_volumes(sample) for sample in corrected(samples)], 1) * scale
             comment = "Sample of the posterior: an image as likely as any other, given data and prior"
             found.append(ExtraSeries("posterior_samples", volumes, comment, role="Image", in_image_units=True))
         return tuple(found)
@@ -344,9 +353,3 @@ class JointIpalm:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
-
-
-def _calibration_text(n_scans: int, factor: float, floor: float) -> str:
-    if n_scans == 0:
-        return "none"
-    return f"conformal over {n_scans} scans: factor {factor:.3g}, floor {floor:.3g}"

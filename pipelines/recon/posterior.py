@@ -28,7 +28,6 @@ from torch.nn.functional import conv2d, pad
 
 from pipelines.recon.joint_problem import JointProblem
 from pipelines.solvers.chain_diagnostics import block_means
-from pipelines.solvers.items import spread
 from pipelines.solvers.langevin import Samples, langevin
 
 STEP_OVER_CONSTANT = 0.5
@@ -168,8 +167,3 @@ def smooth(variance: Float32[Tensor, "items y x"]) -> Float32[Tensor, "items y x
 def _typical(values: Float64[Tensor, "items features"], quantile: float) -> Float64[Tensor, "items"]:
     """A quantile over features; not a number where samples were too few."""
     return torch.quantile(values.clamp(max=1e9), quantile, dim=1)
-
-
-def scaled(deviation: Float32[Tensor, "items y x"], factor: float, floor: float, unit: Tensor) -> Tensor:
-    """Calibrated deviation in the units of the image."""
-    return (deviation * factor + floor) * spread(unit, deviation)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any, cast
@@ -17,40 +16,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from models.training.calibration import LEVELS, CalibrationReport, assess, calibration_record
-from models.training.compared import ComparedScan, by_scan, split
-from models.training.conformal import Guarantee, Scaling, choose, fewest_scans, fit_scaling
-from models.training.intensity import IntensityMap, correct_intensity, fit_intensity_of
+from models.catalogue import find as find_model
+from models.catalogue import read_card, use_directory
+from models.training.calibration import LEVELS, calibration_record
+from models.training.conformal import Guarantee, fewest_scans
+from models.training.domain import MARGIN
 from models.training.reliability_figure import write_reliability_figure
 from pipelines.evaluation.comparison import Condition, JudgedCase, choose_cases, judge_cases
 from pipelines.recon.reconstruction import Reconstruction
 from pipelines.registry import find
+from server import config
+from server.calibration import Outcome, Request, fit, halves, mode_of, store
+from server.commands.serve import parse_values
 from server.delivery import check_writable, parse_parameters
 from server.errors import FileError, SettingsError
 
-CONFORMAL = "conformal"
-"""First word of `Reconstructed.calibration` where a factor has been applied already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What calibration found.
-
-    Attributes:
-        scaling: fitted to the calibration half.
-        intensity: correction fitted to it, if asked for.
-        test: scans of the test half, scaled.
-        before: report of the test half before scaling.
-        after: the same after scaling.
-        by_condition: after scaling, each way of measuring apart.
-    """
-
-    scaling: Scaling
-    intensity: IntensityMap | None
-    test: list[ComparedScan]
-    before: CalibrationReport
-    after: CalibrationReport
-    by_condition: dict[str, CalibrationReport]
+CALIBRATE = "calibrate"
+"""Parameter of pipelines that apply what a card says; switched off here, unless it is given."""
 
 
 def main(
@@ -83,12 +65,16 @@ def main(
     delta: Annotated[float, typer.Option(help="Probability that the promise fails.", min=0.001, max=0.5)] = 0.1,
     floor: Annotated[float, typer.Option(help="Added to deviations, relative to bright tissue.", min=0, max=0.1)] = 0.0,
     intensity: Annotated[bool, typer.Option("--intensity", help="Fit a correction of intensities too.")] = False,
-    mode: Annotated[str | None, typer.Option(help="Name for the card; by default the kind of deviation.")] = None,
     write_card: Annotated[
-        str | None, typer.Option(help="Store the factor in the card of this model.", metavar="MODEL")
+        str | None, typer.Option(help="Store factor, curve and domain in the card of this model.", metavar="MODEL")
     ] = None,
     models: Annotated[
-        Path | None, typer.Option(help="Folder with models of your own; their cards can be written.", metavar="FOLDER")
+        Path | None,
+        typer.Option(help="Models of your own; the setting models.directory otherwise.", metavar="DIRECTORY"),
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--config", help="Settings as a TOML file.", metavar="FILE")] = None,
+    values: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting as `serve` would get it.", metavar="NAME=VALUE")
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the report and the figure.")] = Path("calibration-output"),
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
@@ -99,6 +85,10 @@ def main(
     Scans are split into two halves: the factor is fitted to one, all figures are of the other. The scan is what
     is exchangeable, not the pixel: with few scans, little can be promised, and the last lines say how much. Tested
     on other data (--test), the promise holds as far as their scans are like those that calibrated.
+
+    A pipeline that applies the calibration of its model's card runs without it (its parameter calibrate is off). With
+    --write-card the factor goes into the card under the pipeline and its kind of deviation, with the ranges of energy
+    and data residual outside of which results will be marked.
 
     \b
     Example:
@@ -122,21 +112,26 @@ def main(
     fewest = fewest_scans(1 - level, delta) * (1 if test else 2)
     if guarantee is Guarantee.BOUND and scans < fewest:
         raise SettingsError(f"a bound needs at least {fewest} scans here; {scans} were asked for")
-    if models is not None:
-        _catalogue().use_directory(models)
-    stored = None if write_card is None else _card_of(write_card)
-    reconstruction = cast("Reconstruction", entry.load(entry.parse(parse_parameters(parameter or [])), _device(device)))
+    settings = config.load(file, parse_values(values or [])).settings
+    use_directory(models or (Path(settings.models.directory) if settings.models.directory else None))
+    stored = None if write_card is None else find_model(write_card)
+    if stored is not None:
+        read_card(stored)  # a card that cannot be used is told before the work
+    asked_for = parse_parameters(parameter or [])
+    if CALIBRATE in entry.parameters.model_fields:
+        asked_for.setdefault(CALIBRATE, "false")
+    reconstruction = cast("Reconstruction", entry.load(entry.parse(asked_for), _device(device)))
     work = _Work(reconstruction, conditions, scans, slices, coils, seed, device)
-    calibrating, testing = _halves(work.judge(data), seed) if test is None else (work.judge(data), work.judge(test))
+    calibrating, testing = halves(work.judge(data), seed) if test is None else (work.judge(data), work.judge(test))
     both = {each.scan for each in calibrating} & {each.scan for each in testing}
     if both:
         raise SettingsError(f"{test} holds {len(both)} of the scans that calibrate; test on others")
-    outcome = _fit(calibrating, testing, conditions, _Request(guarantee, level, delta, floor, intensity))
+    outcome = fit(calibrating, testing, conditions, Request(guarantee, level, delta, floor, intensity))
     given = " ".join(parameter or []) or "defaults"
     title = "; ".join(condition.title for condition in conditions)
     where = data.name if test is None else f"{data.name}, tested on {test.name}"
     record = calibration_record(
-        outcome.after, outcome.scaling, pipeline, mode or calibrating[0].kind,
+        outcome.after, outcome.scaling, pipeline, mode_of([*calibrating, *testing]),
         f"{where}: {title}; parameters: {given}",
     )  # fmt: skip
     try:
@@ -151,20 +146,9 @@ def main(
         raise FileError(f"{output} cannot be written ({error.strerror or error})") from error
     _print(outcome)
     if stored is not None:
-        typer.echo(_store(stored, record, outcome.intensity, {each.calibration for each in calibrating}))
+        typer.echo(store(stored, record, outcome, calibrating))
     for path in paths:
         typer.echo(path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What the user wants to be promised."""
-
-    guarantee: Guarantee | None
-    level: float
-    delta: float
-    floor: float
-    fits_intensity: bool
 
 
 def _device(name: str) -> str:
@@ -209,60 +193,14 @@ class _Work:
         return judged
 
 
-def _halves(judged: Sequence[JudgedCase], seed: int) -> tuple[list[JudgedCase], list[JudgedCase]]:
-    """Whole scans, drawn by seed, to calibrate on and to test on.
-
-    Raises:
-        SettingsError: only one scan.
-    """
-    try:
-        calibration, _ = split(_scans(judged), seed)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-    names = {scan.name for scan in calibration}
-    return [each for each in judged if each.scan in names], [each for each in judged if each.scan not in names]
-
-
-def _fit(
-    calibrating: Sequence[JudgedCase],
-    testing: Sequence[JudgedCase],
-    conditions: Sequence[Condition],
-    asked: _Request,
-) -> Outcome:
-    """Fit to some scans, judge others.
-
-    Raises:
-        SettingsError: what was asked for cannot be had from so many scans.
-    """
-    calibration = _scans(calibrating)
-    try:
-        curve = fit_intensity_of(calibration) if asked.fits_intensity else None
-        calibration = correct_intensity(calibration, curve) if curve else calibration
-        guarantee = asked.guarantee or choose(len(calibration), asked.level, asked.delta)
-        scaling = fit_scaling(calibration, guarantee, level=asked.level, floor=asked.floor, delta=asked.delta)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-
-    def corrected(judged: Iterable[JudgedCase]) -> list[ComparedScan]:
-        return correct_intensity(_scans(judged), curve) if curve else _scans(judged)
-
-    test = corrected(testing)
-    parts = {condition: [each for each in testing if each.condition == condition] for condition in conditions}
-    by_condition = {each.title: assess(scaling.apply(corrected(part))) for each, part in parts.items()}
-    scaled = scaling.apply(test)
-    return Outcome(scaling, curve, scaled, assess(test), assess(scaled), by_condition)
-
-
-def _scans(judged: Iterable[JudgedCase]) -> list[ComparedScan]:
-    return by_scan((each.scan, each.compared) for each in judged)
-
-
 def _report(outcome: Outcome, record: dict[str, object], conditions: Sequence[Condition], parameters: str) -> str:
     """Everything as JSON."""
     values: dict[str, Any] = {
         "record": record,
         "scaling": {**asdict(outcome.scaling), "statement": outcome.scaling.statement},
         "intensity": None if outcome.intensity is None else asdict(outcome.intensity),
+        "domain": outcome.domain.model_dump(),
+        "outside_domain": outcome.n_outside,
         "conditions": [asdict(condition) for condition in conditions],
         "parameters": parameters,
         "before": outcome.before.to_json(),
@@ -304,49 +242,12 @@ def _print(outcome: Outcome) -> None:
     typer.echo(f"factor {scaling.factor:.4g}{floor}: {scaling.statement}")
     verdict = "beats" if outcome.after.beats_baselines else "does not beat"
     typer.echo(f"the deviation {verdict} all other maps in AUSE")
-
-
-@dataclass(frozen=True, slots=True)
-class _StoredCard:
-    """A card and where it lies (`models.store`)."""
-
-    root: Path
-    card: Any
-
-
-def _catalogue() -> Any:
-    """`models.catalogue`; loaded only where models are asked for."""
-    return import_module("models.catalogue")
-
-
-def _card_of(model: str) -> _StoredCard:
-    """The card of a model; asked for before the work, so that a wrong name costs nothing.
-
-    Raises:
-        ModelError: there is no such model, or it has no card that can be used.
-    """
-    catalogue = _catalogue()
-    entry = catalogue.find(model)
-    return _StoredCard(entry.root, catalogue.read_card(entry))
-
-
-def _store(stored: _StoredCard, record: dict[str, object], curve: IntensityMap | None, calibrations: set[str]) -> str:
-    """Add the record to the card of a model, in place of an older one of the same pipeline and mode.
-
-    Raises:
-        SettingsError: the deviations had a factor applied already.
-        ModelError: the card cannot be written.
-    """
-    if any(each.startswith(CONFORMAL) for each in calibrations):
-        raise SettingsError("the pipeline has scaled its deviations already; turn that off before calibrating")
-    kept = [
-        each.model_dump()
-        for each in stored.card.calibration
-        if (each.pipeline, each.mode) != (record["pipeline"], record["mode"])
+    ranges = [
+        f"{name.replace('_', ' ')} {limits[0]:.3g} to {limits[1]:.3g}"
+        for name, limits in outcome.domain.model_dump().items()
+        if limits is not None
     ]
-    changes: dict[str, object] = {"calibration": [*kept, record]}
-    if curve is not None:
-        changes["intensity"] = asdict(curve)
-    card = stored.card.revised(**changes)
-    cast("Any", import_module("models.store")).save_card(stored.root, card)
-    return f"stored in the card of {card.title}"
+    if ranges:
+        widened = f"what the calibration half spans, and {100 * MARGIN:g} % more at each end"
+        outside = f"{outcome.n_outside} of {outcome.after.n_images} test images lie outside"
+        typer.echo(f"domain: {', '.join(ranges)} ({widened}); {outside}")

@@ -25,11 +25,16 @@ import torch
 from bart_command import Bart
 from numpy.typing import NDArray
 
+from models.card import Card
+from models.catalogue import find as find_model
+from models.catalogue import read_card
+from models.errors import ModelError
 from pipelines.errors import ParameterError, ReconstructionError, UnknownPipelineError
 from pipelines.evaluation.cases import plane_of
 from pipelines.recon.nonuniform_zero_filled import frame_densities
+from pipelines.recon.priors import TOTAL_VARIATION
 from pipelines.recon.reconstruction import Prepared, Reconstruction
-from pipelines.registry import Parameters, find
+from pipelines.registry import JointIpalmParameters, Parameters, find
 
 Image = NDArray[np.float32]
 
@@ -97,12 +102,28 @@ class PipelineColumn:
         self._loaded: dict[float, Reconstruction] = {}
 
     def why_not(self) -> str:
-        """Why the registry cannot give it."""
+        """Why the registry cannot give it, or the store its model."""
         try:
             find(self._pipeline).parse(self._with(1.0))
-        except (UnknownPipelineError, ParameterError) as error:
+            self._card()
+        except (UnknownPipelineError, ParameterError, ModelError) as error:
             return str(error)
         return ""
+
+    def settings(self) -> str:
+        """What decides the image: parameters, and what stands behind them in this version."""
+        text = f"{self._pipeline} {dict(self._parameters)} {self._device}"
+        if self._parameters.get("prior") == "total_variation":
+            return f"{text} {TOTAL_VARIATION}"
+        card = None if self.why_not() else self._card()
+        return text if card is None else f"{text} {card.title} {card.sha256[:12]}"
+
+    def _card(self) -> Card | None:
+        """Of the model it needs; None where it needs none."""
+        parameters = find(self._pipeline).parse(self._with(1.0))
+        if not isinstance(parameters, JointIpalmParameters) or parameters.prior != "energy":
+            return None
+        return read_card(find_model(parameters.model))
 
     @torch.inference_mode()
     def __call__(self, prepared: Prepared, number: float) -> Image:
@@ -206,7 +227,7 @@ def columns(bart: Bart | None, device: str) -> list[Column]:
         name: str, pipeline: str, parameters: Mapping[str, Any] | None = None, candidates: tuple[float, ...] = ()
     ) -> Column:
         column = PipelineColumn(pipeline, parameters or {}, device)
-        return Column(name, column, candidates, column.why_not(), f"{pipeline} {dict(parameters or {})} {device}")
+        return Column(name, column, candidates, column.why_not(), column.settings())
 
     scan = None if bart is None else BartScan(bart)
     missing = "bart is not installed"

@@ -42,6 +42,7 @@ import torch
 from bart_command import Bart, is_installed
 from mask_columns import Column, Image, columns
 
+from models.training.held_out import held_out
 from pipelines.errors import ReconstructionError
 from pipelines.evaluation.case_files import find_slices
 from pipelines.evaluation.cases import Case, load_cases, truth_of, undersample
@@ -60,7 +61,6 @@ FILES = {
     "held_out": ("train/brain_3t_multicontrast.h5", "train/brain_t1_ixi_2mm.h5"),
     "tuning": ("train/brain_t1_1mm.h5",),
 }
-HELD_OUT_SHARE = 10
 ERROR_GAIN = 5
 Record = dict[str, Any]
 
@@ -72,19 +72,8 @@ def cases_of(name: str) -> Iterator[Case]:
         if name != "held_out":
             yield from found
             continue
-        kept = held_out(DATA / file)
+        kept = held_out(stored.scan for stored in find_slices(DATA / file))
         yield from (case for case in found if case.scan in kept and "DWI" not in case.name)
-
-
-def held_out(path: Path) -> set[str]:
-    """Scans that training leaves out: every tenth of the sorted subjects of a file, or the last of a few."""
-    subjects = sorted({stored.scan for stored in find_slices(path)})
-    few = len(subjects) < HELD_OUT_SHARE
-    return {
-        subject
-        for number, subject in enumerate(subjects, 1)
-        if number % HELD_OUT_SHARE == 0 or (few and number == len(subjects) > 2)
-    }
 
 
 def even(case: Case) -> Case:

@@ -7,7 +7,7 @@ import torch
 from models.errors import WeightsError
 from pipelines.assembly.frame import Grouping
 from pipelines.derive.derivation import Derived
-from pipelines.domain import DomainReason, domain_comment, domain_details, reasons_outside
+from pipelines.domain import DomainReason, checked_values, domain_comment, domain_details, reasons_outside
 from pipelines.errors import ModelUnavailableError
 from pipelines.image_group import ImageGroup
 from pipelines.image_pipeline import ImagePipeline
@@ -145,3 +145,11 @@ def test_a_model_that_only_the_data_ask_for_fails_the_job_with_the_same_code(mak
 
     with pytest.raises(ModelUnavailableError, match=r"'learned': model tiny-line@1\.0\.0"):
         pipeline(make_group(), {})
+
+
+def test_only_results_of_a_model_have_values_to_check():
+    values = {"ReconEnergyPerPixel": "0.412", "ReconResidual": "1.02"}
+    assert checked_values({**values, "ReconModel": "energy-brain"}) == (0.412, 1.02)
+    assert checked_values({"ReconResidual": "1.02", "ReconModel": "other"}) == (None, 1.02)
+    assert checked_values({"ReconResidual": "1.2e-05"}) == (None, None)
+    assert checked_values({**values, "ReconModel": "energy-brain", "ReconInstead": "sense"}) == (None, None)

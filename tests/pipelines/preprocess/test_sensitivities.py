@@ -1,5 +1,8 @@
 """ESPIRiT maps against the maps that the simulation used."""
 
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -119,6 +122,48 @@ def test_noise_leaves_the_whole_object_in_the_support():
     for level in (0.03, 0.3, 3.0):
         maps = estimate_maps(central_lines(kspace + level * noise, 24), (1, 96, 96))
         assert float((maps.abs().sum(0) > 0)[inside].float().mean()) == 1
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_holes_of_the_support_are_filled_and_bays_are_not(axis: int):
+    eigenvalues = torch.ones(60, 50)
+    eigenvalues[:8], eigenvalues[:, -9:] = 0.3, 0.3
+    eigenvalues[20:34, 15:30] = 0.8  # a hole that a margin of two pixels does not close
+    eigenvalues[45:60, 20:33] = 0.8  # a bay, open to the edge of the field of view
+    support = sensitivities._support(eigenvalues.unsqueeze(axis)).squeeze(axis)
+    assert bool(support[15:40, 10:35].all())
+    assert not bool(support[50:, 24:29].any())
+    assert not bool(support[0].any())
+    assert not bool(support[:, -1].any())
+
+
+def test_a_cavity_of_a_volume_is_filled_and_a_tunnel_is_not():
+    eigenvalues = torch.ones(30, 44, 44)
+    eigenvalues[9:21, 4:16, 4:16] = 0.5
+    eigenvalues[:, 26:38, 26:38] = 0.5
+    support = sensitivities._support(eigenvalues)
+    assert bool(support[:, :20, :20].all())
+    assert not bool(support[:, 31:33, 31:33].any())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 9, 1), (2, 3, 4)])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_fields_of_view_without_an_inside_keep_their_support(shape: tuple[int, ...], value: float):
+    support = sensitivities._support(torch.full(shape, value))
+    assert support.shape == shape
+    assert bool((support == (value > 0)).all())
+
+
+@pytest.mark.localdata
+def test_nine_lines_leave_no_hole_in_the_real_brain():
+    path = Path("/work/shared/data/kspace/brain_8ch_full_localonly.h5")
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    with h5py.File(path) as file:
+        kspace = torch.from_numpy(np.asarray(file["kspace"], np.complex64))[:, None]
+    magnitude = torch.linalg.vector_norm(to_image(kspace), dim=0)
+    maps = estimate_maps(central_lines(kspace, 9), (1, *kspace.shape[2:]))
+    assert bool((maps.abs().sum(0) > 0)[magnitude > 0.1 * magnitude.max()].all())
 
 
 def test_values_that_are_not_finite_are_refused():

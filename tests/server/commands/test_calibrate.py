@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ import h5py
 import matplotlib.image
 import numpy as np
 import pytest
+
+from models.catalogue import find, read_card, use_directory
+from tests import tiny_model
 
 
 @pytest.fixture
@@ -131,31 +134,98 @@ def test_a_path_that_cannot_be_written_is_said_before_the_work(run: Callable[...
     assert "cannot be written" in outcome.errors
 
 
-def test_the_factor_goes_into_the_card_of_a_model_and_leaves_the_other_records(
-    run: Callable[..., Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def own_models(tmp_path: Path) -> Iterator[Path]:
+    """A directory with a model of one's own that has records of others already."""
+    others = [
+        {"pipeline": "sense", "mode": "quick", "factor": 3.0, "level": 0.9, "n_scans": 5},
+        {"pipeline": "joint_ipalm", "mode": "langevin", "factor": 4.0, "level": 0.9, "n_scans": 5},
+    ]
+    tiny_model.save_tiny_energy(tmp_path / "models", calibration=others)
+    tiny_model.save_tiny_energy(tmp_path / "models", seed=6, version="0.9.0")
+    yield tmp_path / "models"
+    use_directory(None)
+
+
+def quick(own_models: Path, data: Path, model: str = "tiny-energy") -> tuple[object, ...]:
+    """A calibration of a few seconds."""
+    return (
+        "calibrate", "joint_ipalm", data, "--sampling", "full", "--noise", 0.05, "--scans", 6, "--coils", 2,
+        "--parameter", f"model={model}", "--parameter", "iterations=5", "--parameter", "maps=fixed",
+        "--parameter", "uncertainty=quick", "--output", own_models.parent / "out",
+    )  # fmt: skip
+
+
+def test_what_was_found_goes_into_the_card_of_the_model_and_leaves_other_records(
+    run: Callable[..., Any], data: Path, own_models: Path
 ) -> None:
-    catalogue = pytest.importorskip("models.catalogue")
-    from models.architectures import ARCHITECTURES
+    written = ("--noise", 0.1, "--intensity", "--models", own_models, "--write-card", "tiny-energy")
+    cards = []
+    for _ in range(2):  # the second replaces what the first wrote, and does not build on it
+        outcome = run(*quick(own_models, data), *written)
+        assert outcome.status == 0, outcome.errors
+        assert "stored in the card of tiny-energy@1.0.0" in outcome.output
+        assert "domain: energy per pixel" in outcome.output
+        cards.append(read_card(find("tiny-energy")))
+    assert cards[0] == cards[1]
+    card = cards[0]
+    report = json.loads((own_models.parent / "out" / "joint_ipalm.json").read_text())
+    modes = [(record.pipeline, record.mode) for record in card.calibration]
+    assert modes == [("sense", "quick"), ("joint_ipalm", "langevin"), ("joint_ipalm", "quick")]
+    stored = card.calibration_for("joint_ipalm", "quick")
+    assert stored is not None
+    assert stored.factor == report["record"]["factor"]
+    assert stored.coverage[0.9] == report["after"]["coverage"][2]
+    assert card.intensity is not None
+    assert list(card.intensity.inputs) == report["intensity"]["inputs"]
+    assert list(card.domain.energy_per_pixel or ()) == report["domain"]["energy_per_pixel"]
+    assert list(card.domain.data_residual or ()) == report["domain"]["data_residual"]
+    assert 0 <= report["outside_domain"] <= report["after"]["n_images"]
 
-    from tests import tiny_model
 
-    monkeypatch.setitem(ARCHITECTURES, tiny_model.ARCHITECTURE, tiny_model.FACTORY)
-    other = {"pipeline": "sense", "mode": "quick", "factor": 3.0, "level": 0.9, "n_scans": 5}
-    tiny_model.save_tiny(tmp_path / "models", calibration=[other])
-    try:
-        arguments = (
-            "calibrate", "sense", data, "--sampling", "full", "--scans", 6, "--coils", 2, "--intensity",
-            "--models", tmp_path / "models", "--write-card", "tiny-line", "--output", tmp_path / "out",
-        )  # fmt: skip
-        for _ in range(2):  # the second replaces what the first wrote
-            outcome = run(*arguments)
-            assert outcome.status == 0, outcome.errors
-            assert "stored in the card of tiny-line@1.0.0" in outcome.output
-        card = catalogue.read_card(catalogue.find("tiny-line"))
-        report = json.loads((tmp_path / "out" / "sense.json").read_text())
-        assert [record.mode for record in card.calibration] == ["quick", "noise"]
-        assert card.calibration_for("sense", "noise").factor == report["record"]["factor"]
-        assert card.calibration_for("sense", "noise").coverage[0.9] == report["after"]["coverage"][2]
-        assert list(card.intensity.inputs) == report["intensity"]["inputs"]
-    finally:
-        catalogue.use_directory(None)
+def test_results_of_another_model_or_scaled_already_are_not_stored(
+    run: Callable[..., Any], data: Path, own_models: Path
+) -> None:
+    written = ("--set", f"models.directory={own_models}", "--write-card", "tiny-energy")
+    use_directory(own_models)
+    before = read_card(find("tiny-energy"))
+    outcome = run(*quick(own_models, data, "tiny-energy@0.9.0"), *written)
+    assert outcome.status == 2
+    assert "results were not made with tiny-energy@1.0.0" in outcome.errors
+    outcome = run("calibrate", "sense", data, "--scans", 2, "--output", own_models.parent / "out", *written)
+    assert "results were not made with tiny-energy@1.0.0" in outcome.errors
+    assert read_card(find("tiny-energy")) == before
+
+
+def test_calibration_is_off_while_one_calibrates_unless_it_is_asked_for(
+    run: Callable[..., Any], data: Path, own_models: Path
+) -> None:
+    record = {"pipeline": "joint_ipalm", "mode": "quick", "factor": 50.0, "level": 0.9, "n_scans": 5}
+    factors = {}
+    for name, records, options in (
+        ("raw", [], ()),
+        ("calibrated", [record], ()),
+        ("on", [record], ("--parameter", "calibrate=true", "--write-card", "tiny-energy")),
+    ):
+        tiny_model.save_tiny_energy(own_models, calibration=records)
+        outcome = run(*quick(own_models, data), "--models", own_models, *options)
+        report = json.loads((own_models.parent / "out" / "joint_ipalm.json").read_text())
+        factors[name] = report["record"]["factor"]
+    assert factors["calibrated"] == factors["raw"]
+    assert factors["on"] == pytest.approx(factors["raw"] / 50, rel=1e-3)
+    assert outcome.status == 2
+    assert "scaled its deviations already" in outcome.errors
+
+
+def test_a_pipeline_with_a_written_card_gives_what_calibration_promised(
+    run: Callable[..., Any], data: Path, own_models: Path
+) -> None:
+    arguments = (*quick(own_models, data), "--floor", 0.003, "--models", own_models)
+    assert run(*arguments, "--intensity", "--write-card", "tiny-energy").status == 0
+    promised = json.loads((own_models.parent / "out" / "joint_ipalm.json").read_text())["after"]
+    assert run(*arguments, "--parameter", "calibrate=true").status == 0
+    found = json.loads((own_models.parent / "out" / "joint_ipalm.json").read_text())["before"]
+    assert found["scans"] == promised["scans"]
+    assert found["coverage"] == pytest.approx(promised["coverage"], abs=1e-3)
+    assert found["sharpness"] == pytest.approx(promised["sharpness"], rel=1e-3)
+    assert found["mean_error"] == pytest.approx(promised["mean_error"], rel=1e-3)
