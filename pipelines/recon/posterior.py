@@ -28,6 +28,7 @@ from torch.nn.functional import conv2d, pad
 
 from pipelines.recon.joint_problem import JointProblem
 from pipelines.solvers.chain_diagnostics import block_means
+from pipelines.solvers.items import spread
 from pipelines.solvers.langevin import Samples, langevin
 
 STEP_OVER_CONSTANT = 0.5

@@ -9,7 +9,7 @@ from torch import Tensor
 from pipelines.operators.fourier import to_kspace
 from pipelines.operators.plane_data import CartesianData
 from pipelines.recon.joint_problem import JointProblem, unit_maps
-from pipelines.recon.posterior import LANGEVIN, QUICK, ChainLengths, Posterior, sample_posterior, scaled, smooth
+from pipelines.recon.posterior import LANGEVIN, QUICK, ChainLengths, Posterior, sample_posterior, smooth
 
 ROWS, COLUMNS, COILS = 6, 5, 2
 PIXELS = ROWS * COLUMNS
@@ -198,8 +198,3 @@ def test_smoothing_keeps_constants_and_the_sum_of_what_is_inside():
     assert float(smooth(point).sum()) == pytest.approx(1, rel=1e-5)
     assert torch.equal(smooth(torch.ones(1, 1, 3)), torch.ones(1, 1, 3))
 
-
-def test_calibration_multiplies_and_adds_in_units_of_the_image():
-    deviation = torch.full((2, 3, 3), 0.1)
-    found = scaled(deviation, 2.0, 0.05, torch.tensor([1.0, 1e-3]))
-    torch.testing.assert_close(found[:, 0, 0], torch.tensor([0.25, 0.25e-3]))
