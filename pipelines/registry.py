@@ -179,6 +179,11 @@ class JointIpalmParameters(Parameters):
     maps: Literal["joint", "fixed"] = Field(
         "joint", description="Estimate coil maps together with the image, or leave them as the calibration tells."
     )
+    phase: Literal["any", "smooth"] = Field(
+        "any",
+        description="Phase of the image: any, with a price on what is not smooth (fat beside water, flow), or smooth"
+        " only, which is a little better where it holds.",
+    )
     iterations: int = Field(100, ge=5, le=2000, description="Iterations of all noise levels of the prior together.")
     tolerance: float = Field(1e-4, gt=0, lt=1, description="Relative change at which a noise level is done.")
     prior_weight: float = Field(1.0, ge=0, le=100, description="Weight of the prior; 1 is its own density.")

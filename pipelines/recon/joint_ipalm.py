@@ -12,8 +12,9 @@ finest, each by inertial proximal alternating minimisation (`pipelines.solvers.i
 At each the data count as at least as noisy as a share of s says: the image cannot be surer than its prior, and the
 curvatures of both terms stay within a factor that a few dozen iterations overcome.
 
-What is assumed: the phase of the image is smooth, for it lives in the maps. Where it is not (fat beside water, flow,
-bSSFP bands) maps and image disagree with the data, and the data residual in the meta and the domain check tell.
+The image is complex: its smooth phase lives in the maps, its real part is what the prior judges, and an imaginary part
+takes what phase is left, at a price (`pipelines.recon.joint_problem`). Where much of the phase is not smooth (bSSFP
+bands) that price is paid everywhere, and the data residual in the meta and the domain check tell.
 
 Reference: Zach, Knoll, Pock 2023, doi 10.1109/TMI.2023.3288631. Continuation over noise levels: Kobler and Pock 2023,
 doi 10.1007/978-3-031-31975-4_1.
@@ -173,6 +174,8 @@ class JointIpalm:
         parameters = self._parameters
         unit = reference_magnitude(start.image)
         image, maps = start.image / spread(unit, start.image), start.maps
+        if parameters.phase == "any":
+            image = image.to(torch.complex64)
         minima: list[Minimum] = []
         left = parameters.iterations
         level = prior.levels[-1]
@@ -180,8 +183,9 @@ class JointIpalm:
         for number, level in enumerate(prior.levels):
             if number == 1:
                 # Aliases and gaps make the first image darker or brighter than tissue is.
-                change = reference_magnitude(image)
-                image, unit = image / spread(change, image), unit * change
+                magnitude = image.abs()
+                change = reference_magnitude(magnitude)
+                image, unit = image / spread(change, magnitude), unit * change
             is_last = number + 1 == len(prior.levels)
             iterations = left if is_last else min(left, max(1, round(level.share * parameters.iterations)))
             left -= iterations
@@ -219,13 +223,14 @@ class JointIpalm:
         seconds["recon"] += solved - begun
         seconds["uncertainty"] += self._clock() - solved
         data = start.data.of_unit(unit, self._at_least(start.noise_std / unit, 0.0))
+        magnitude = image.abs()
         return Estimate(
-            image,
+            magnitude,
             maps,
             unit,
-            start.phase * unit_phase((start.maps.conj() * maps).sum(1)),
+            start.phase * unit_phase((start.maps.conj() * maps).sum(1) * image),
             posterior,
-            prior.at(level.deviation)[1](image) / image[0].numel(),
+            prior.at(level.deviation)[1](image.real.contiguous()) / image[0].numel(),
             data.value(maps * image[:, None]) / data.n_samples.clamp(min=1),
             tuple(minima),
         )

@@ -1,12 +1,20 @@
 """Image and coil maps together: the objective of `joint_ipalm` as two blocks for `pipelines.solvers.ipalm`.
 
-    D(S_c u / n) + w R(u) + I(u >= 0) + mu F(S - S_0),        n = root of the sum over coils of |S_c|^2
+    D(S_c x / n) + w R(Re x) + Q(Im x) + I(Re x >= 0) + mu F(S - S_0),    n = root of the sum over coils of |S_c|^2
 
-u is the magnitude that a root sum of squares of the coil images would have; the maps S carry the phase of the image.
-Dividing by n makes D blind to the length of S at a pixel, so that all brightness is u's:
+|x| is the magnitude that a root sum of squares of the coil images would have; the maps S carry the smooth phase of the
+image. What phase is left (fat beside water, flow, susceptibility) is small or rare, and is in the imaginary part:
 
-    D's gradient by u   = sum_c Re(conj(S_c / n) g_c),
-    D's gradient by S_c = (u / n) (g_c - (S_c / n) sum_j Re(conj(S_j / n) g_j)),
+    Q(v) = sum over pixels of (sqrt(v^2 + eps^2) - eps) / tau,
+
+nearly the density of Laplace, which few large values cost little. Without it (x real, x = u) what the maps cannot
+explain is folded into the image: a measured brain with fat out of phase, 8 coils, R = 4: 30.5 dB with, 24.8 without;
+two T2-weighted heads with measured phase gain 0.5 dB, one with a phase that is smooth indeed loses 0.5.
+
+Dividing by n makes D blind to the length of S at a pixel, so that all brightness is x's:
+
+    D's gradient by x   = sum_c conj(S_c / n) g_c,
+    D's gradient by S_c = (h_c - (S_c / n) sum_j Re(conj(S_j / n) h_j)) / n,        h_c = conj(x) g_c,
 
 g the gradient of D by the coil images. F is the smoothness of maps (`pipelines.operators.sine`). It is asked of the
 change from the first maps S_0, not of the maps themselves as published: D does not see the length of S, so the joint
@@ -31,12 +39,21 @@ from pipelines.operators.plane_data import DataTerm
 SMALLEST_LENGTH = 1e-6
 """Of the maps at a pixel; shorter ones count as that."""
 
+IMAGINARY_SCALE = 0.03
+"""tau: mean size of the imaginary part, tissue being about 1. With 0.015 to 0.05 heads differ by up to 0.6 dB, either
+way."""
+
+IMAGINARY_ROUNDING = 0.01
+"""eps: below it the imaginary part costs as its square."""
+
 Prior = Callable[[Tensor], tuple[Tensor, Tensor]]
 """R and its gradient at images `(items, y, x)`: values `(items,)` in float64."""
 
 
 class JointProblem:
     """The objective; see `pipelines.solvers.ipalm.TwoBlockProblem` for what each method is.
+
+    Images are complex, or real where their phase is known to be smooth: then x = u, and there is no Q.
 
     Args:
         data: D.
@@ -63,15 +80,17 @@ class JointProblem:
         self._smoothness = smoothness
         self._first_maps = first_maps
 
-    def value(self, u: Float32[Tensor, "items y x"], v: Complex64[Tensor, "items coils y x"], /) -> Tensor:
+    def value(self, u: Tensor, v: Complex64[Tensor, "items coils y x"], /) -> Float64[Tensor, "items"]:
         """D."""
         return self._data.value(unit_maps(v) * u[:, None])
 
-    def gradient_u(self, u: Tensor, v: Tensor, /) -> tuple[Float64[Tensor, "items"], Float32[Tensor, "items y x"]]:
+    def gradient_u(self, u: Tensor, v: Tensor, /) -> tuple[Float64[Tensor, "items"], Tensor]:
         """D and its gradient by the image."""
         unit = unit_maps(v)
         value, gradient = self._data.value_and_gradient(unit * u[:, None])
-        return value, along(unit, gradient)
+        if not u.is_complex():
+            return value, along(unit, gradient)
+        return value, (gradient * unit.conj()).sum(1)
 
     def gradient_v(
         self, u: Tensor, v: Tensor, /
@@ -80,19 +99,26 @@ class JointProblem:
         length = lengths(v)
         unit = v / length[:, None]
         value, gradient = self._data.value_and_gradient(unit * u[:, None])
+        gradient *= u.conj()[:, None]
         # Where n is held at its least value, the length of S does count.
         radial = along(unit, gradient).where(length > SMALLEST_LENGTH, 0.0)
         gradient -= unit * radial[:, None]
-        return value, gradient.mul_((u / length)[:, None])
+        return value, gradient.div_(length[:, None])
 
     def regulariser(self, u: Tensor, /) -> Float64[Tensor, "items"]:
-        """Weighted energy, w R."""
-        return self.prior_weight * self._prior_value(u)
+        """Weighted energy of the real part and cost of the imaginary part, w R + Q."""
+        if not u.is_complex():
+            return self.prior_weight * self._prior_value(u)
+        return self.prior_weight * self._prior_value(u.real.contiguous()) + _imaginary_cost(u.imag)[0]
 
     def regulariser_gradient(self, u: Tensor, /) -> tuple[Float64[Tensor, "items"], Tensor]:
-        """Weighted energy, w R, and its gradient."""
-        value, gradient = self._prior(u)
-        return self.prior_weight * value, self.prior_weight * gradient
+        """The same and its gradient."""
+        value, gradient = self._prior(u.real.contiguous() if u.is_complex() else u)
+        value, gradient = self.prior_weight * value, self.prior_weight * gradient
+        if not u.is_complex():
+            return value, gradient
+        cost, slope = _imaginary_cost(u.imag)
+        return value + cost, torch.complex(gradient, slope)
 
     def penalty_u(self, u: Tensor, /) -> Float64[Tensor, "items"]:
         """0: the constraint holds after each step."""
@@ -103,8 +129,8 @@ class JointProblem:
         return self._smoothness * sine.energy(v - self._first_maps)
 
     def prox_u(self, point: Tensor, step: Tensor, /) -> Tensor:  # noqa: ARG002  the same for any step
-        """Nearest image that is not negative."""
-        return point.clamp(min=0)
+        """Nearest image whose real part is not negative."""
+        return torch.complex(point.real.clamp(min=0), point.imag) if point.is_complex() else point.clamp(min=0)
 
     def prox_v(self, point: Tensor, step: Tensor, /) -> Tensor:
         """Maps with a smoother change."""
@@ -125,3 +151,13 @@ def unit_maps(maps: Complex64[Tensor, "items coils y x"]) -> Complex64[Tensor, "
 def along(unit: Tensor, coils: Tensor) -> Float32[Tensor, "items y x"]:
     """`sum_c Re(conj(unit_c) coils_c)`."""
     return (torch.view_as_real(unit) * torch.view_as_real(coils)).sum((1, -1))
+
+
+def _imaginary_cost(
+    imaginary: Float32[Tensor, "items y x"],
+) -> tuple[Float64[Tensor, "items"], Float32[Tensor, "items y x"]]:
+    """Q and its gradient."""
+    length = torch.sqrt(imaginary.square() + IMAGINARY_ROUNDING**2)
+    # sqrt(v^2 + eps^2) - eps without the difference of two numbers that are nearly equal.
+    cost = (imaginary.square() / (length + IMAGINARY_ROUNDING)).sum((1, 2), dtype=torch.float64)
+    return cost / IMAGINARY_SCALE, imaginary / (length * IMAGINARY_SCALE)

@@ -88,7 +88,7 @@ class Posterior:
 
 def sample_posterior(
     problem: JointProblem,
-    image: Float32[Tensor, "items y x"],
+    image: Float32[Tensor, "items y x"] | Complex64[Tensor, "items y x"],
     maps: Complex64[Tensor, "items coils y x"],
     curvature: Float64[Tensor, "items"],
     lengths: ChainLengths,
@@ -98,11 +98,11 @@ def sample_posterior(
     prior_noise: float,
     should_stop: Callable[[], bool] | None = None,
 ) -> Posterior:
-    """Sample the image with the maps held.
+    """Sample the image (of a complex one the real part) with the maps held.
 
     Args:
         problem: D and w R at the smallest noise level.
-        image: the most probable one.
+        image: the most probable one; the imaginary part of a complex one is held, as the maps are.
         maps: of length 1.
         curvature: the largest curvature of D + w R.
         lengths: of the chains.
@@ -113,14 +113,23 @@ def sample_posterior(
     """
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     noise = [torch.randn((lengths.chains, *image.shape[1:]), generator=generator) for generator in generators]
-    start = image + spread(spread_by, image) * torch.stack(noise, 1).to(image.device)
+    real, imaginary = (image.real, image.imag) if image.is_complex() else (image, None)
+    start = real + spread(spread_by, real) * torch.stack(noise, 1).to(image.device)
 
     def prior_gradient(chains: Tensor) -> Tensor:
         return problem.regulariser_gradient(chains.flatten(0, 1))[1].view_as(chains)
 
     def gradient(chains: Tensor) -> Tensor:
-        data = torch.stack([problem.gradient_u(chain, maps)[1] for chain in chains])
+        data = torch.stack([problem.gradient_u(with_imaginary(chain), maps)[1].real for chain in chains])
         return data.add_(prior_gradient(chains))
+
+    def with_imaginary(real: Tensor) -> Tensor:
+        return real if imaginary is None else torch.complex(real, imaginary.expand_as(real).contiguous())
+
+    def observe(chains: Tensor) -> Tensor:
+        """What the image shows: its magnitude; the real part itself, whose sign counts, where that is all."""
+        cleaned = without_noise(chains)
+        return cleaned if imaginary is None else with_imaginary(cleaned.clamp(min=0)).abs()
 
     def without_noise(chains: Tensor) -> Tensor:
         if problem.prior_weight == 0 or prior_noise == 0:
@@ -137,7 +146,7 @@ def sample_posterior(
             thinning=lengths.thinning,
             generators=generators,
             reduction=block_means,
-            observe=without_noise,
+            observe=observe,
             should_stop=should_stop,
         )
 
@@ -148,7 +157,7 @@ def sample_posterior(
         lengths if found.finished and found.kept == lengths.samples else replace(QUICK, chains=lengths.chains),
         found.mean.to(torch.float32).clamp(min=0),
         smooth(found.variance.to(torch.float32)).sqrt(),
-        without_noise(found.last).clamp(min=0),
+        observe(found.last).clamp(min=0),
         _typical(found.scale_reduction, 0.9),
         _typical(found.effective_size, 0.5),
     )

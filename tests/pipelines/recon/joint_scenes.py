@@ -39,9 +39,15 @@ def cartesian(
     calibration: int = 16,
     frames: int = 1,
     seed: int = 2,
+    phase_spots: bool = False,
 ) -> tuple[Prepared, Tensor]:
-    """Lines of a phantom, with calibration lines unless these are 0."""
+    """Lines of a phantom, with calibration lines unless these are 0; perhaps with spots out of phase, like fat."""
     images, truth = coil_images(coils, rows, columns, frames)
+    if phase_spots:
+        turn = torch.ones(rows, columns, dtype=torch.complex64)
+        for y, x in ((0.3, 0.4), (0.5, 0.6), (0.7, 0.45)):
+            turn[round(y * rows) :, round(x * columns) :][:4, :4] = 1j
+        images, truth = images * turn, truth * turn
     kspace = to_kspace(images) + noise_std * complex_noise(*images.shape, seed=seed)
     counts = torch.zeros(frames, 1, rows)
     counts[..., rows // 2 % acceleration :: acceleration] = 1

@@ -82,7 +82,7 @@ def test_it_is_nearer_to_the_truth_than_what_it_begins_with(name: str):
 
 def test_joint_maps_explain_the_data_better_than_fixed_ones():
     prepared, truth = joint_scenes.cartesian(acceleration=3)
-    joint, fixed = run(prepared, iterations=100), run(prepared, iterations=100, maps="fixed")
+    joint, fixed = (run(prepared, iterations=100, maps=maps, phase="smooth") for maps in ("joint", "fixed"))
     assert float(joint.details["ReconResidual"]) < float(fixed.details["ReconResidual"])
     # Noise alone is 1.
     assert 0.9 < float(joint.details["ReconResidual"]) < 1.2
@@ -341,3 +341,10 @@ def test_where_sense_cannot_take_over_the_marked_image_stays_with_a_warning(dire
     result = run(prepared, prior="energy", model=model, outside_domain="sense")
     assert result.details["ReconModel"] == "tiny-energy"
     assert any("sense cannot replace it" in warning for warning in result.warnings)
+
+
+def test_phase_that_is_not_smooth_is_explained_where_it_is_allowed():
+    prepared, truth = joint_scenes.cartesian(acceleration=2, phase_spots=True)
+    free, smooth = (run(prepared, iterations=100, phase=phase) for phase in ("any", "smooth"))
+    assert float(free.details["ReconResidual"]) < 1.2 < float(smooth.details["ReconResidual"])
+    assert joint_scenes.nrmse(free.image, truth) < 0.8 * joint_scenes.nrmse(smooth.image, truth)

@@ -192,3 +192,63 @@ def test_objective_never_rises_from_block_to_block(kind: str, mu: float):
         atol=1e-3,
     )
     assert bool((found.u >= 0).all())
+
+
+def complex_image(seed: int = 9) -> Tensor:
+    return torch.complex(image(seed), 0.05 * torch.randn((ITEMS, ROWS, COLUMNS), generator=generator(seed + 1)))
+
+
+@pytest.mark.parametrize("part", [1, 1j])
+@pytest.mark.parametrize("block", ["image", "maps"])
+def test_gradients_of_a_complex_image_are_those_of_finite_differences(part: complex, block: str):
+    problem, definition = make_problem()
+    u, v = complex_image(), 1.1 * smooth(11)
+    value, gradient = (problem.gradient_u if block == "image" else problem.gradient_v)(u, v)
+    torch.testing.assert_close(value, definition(u, v).double(), rtol=1e-5, atol=0)
+    wide_u, wide_v = u.to(torch.complex128), v.to(torch.complex128)
+    towards = part * torch.randn(gradient.shape, dtype=torch.float64, generator=generator(12))
+    step = 1e-6
+    ends = [
+        definition(wide_u + sign * step * towards, wide_v)
+        if block == "image"
+        else definition(wide_u, wide_v + sign * step * towards)
+        for sign in (1, -1)
+    ]
+    slope = (gradient.conj() * towards).real.sum(tuple(range(1, gradient.ndim)))
+    torch.testing.assert_close(slope.double(), (ends[0] - ends[1]) / (2 * step), rtol=2e-3, atol=1e-2)
+
+
+def test_the_regulariser_of_a_complex_image_has_the_slope_of_its_value():
+    problem, _ = make_problem()
+    u = complex_image()
+    towards = complex_image(20) - u
+    step = 1e-3
+    ends = [problem.regulariser(u + sign * step * towards) for sign in (1, -1)]
+    value, gradient = problem.regulariser_gradient(u)
+    torch.testing.assert_close(value, problem.regulariser(u))
+    slope = (gradient.conj() * towards).real.sum((1, 2)).double()
+    torch.testing.assert_close(slope, (ends[0] - ends[1]) / (2 * step), rtol=5e-3, atol=1e-2)
+
+
+def test_a_real_image_costs_as_much_as_a_complex_one_without_imaginary_part():
+    problem, _ = make_problem()
+    real, v = image(), smooth(11)
+    as_complex = real.to(torch.complex64)
+    torch.testing.assert_close(problem.regulariser(as_complex), problem.regulariser(real))
+    torch.testing.assert_close(problem.gradient_u(as_complex, v)[1].real, problem.gradient_u(real, v)[1])
+    torch.testing.assert_close(problem.gradient_v(as_complex, v)[1], problem.gradient_v(real, v)[1])
+
+
+def test_only_the_real_part_of_a_complex_image_is_held_above_zero():
+    problem, _ = make_problem()
+    found = problem.prox_u(torch.tensor([[[-1 - 2j, 3 - 4j]]]), torch.ones(1))
+    assert found.flatten().tolist() == [-2j, 3 - 4j]
+
+
+@pytest.mark.parametrize("kind", ["total_variation", "energy"])
+def test_objective_of_a_complex_image_never_rises(kind: str):
+    problem, _ = make_problem(kind)
+    found = ipalm(problem, complex_image(), smooth(8), iterations=15, tolerance=1e-7)
+    path = torch.stack([found.objective[:-1], found.objective_between, found.objective[1:]], 1).flatten(0, 1)
+    assert bool((path.diff(dim=0) <= 1e-5 * path[1:].abs()).all())
+    assert bool((found.objective[-1] < found.objective[0]).all())
