@@ -197,4 +197,3 @@ def test_smoothing_keeps_constants_and_the_sum_of_what_is_inside():
     point[0, 10, 10] = 1
     assert float(smooth(point).sum()) == pytest.approx(1, rel=1e-5)
     assert torch.equal(smooth(torch.ones(1, 1, 3)), torch.ones(1, 1, 3))
-
