@@ -186,7 +186,9 @@ class JointIpalmParameters(Parameters):
     )
     iterations: int = Field(100, ge=5, le=2000, description="Iterations of all noise levels of the prior together.")
     tolerance: float = Field(1e-4, gt=0, lt=1, description="Relative change at which a noise level is done.")
-    prior_weight: float = Field(1.0, ge=0, le=100, description="Weight of the prior; 1 is its own density.")
+    prior_weight: float = Field(
+        1.0, ge=0, le=100, description="Weight of the prior; 1 is as far as it may be believed."
+    )
     data_weight: float = Field(
         1.0, gt=0, le=100, description="Weight of the data; 1 is the likelihood at the measured noise level."
     )

@@ -4,8 +4,8 @@
              with u >= 0
 
 The data term is the likelihood in nats and R the negative logarithm of a density in nats, so no weight has to be found
-between them: `prior_weight` and `data_weight` are 1 unless asked for. (The published regression of lambda on a residual
-sees nothing but rounding: that residual is zero for any Cartesian pattern.)
+between them but for how far a learned density may be believed (`pipelines.recon.priors`). (The published regression of
+lambda on a residual sees nothing but rounding: that residual is zero for any Cartesian pattern.)
 
 R is known at several noise levels s (`pipelines.recon.priors.LEVELS`), which are gone through from the coarsest to the
 finest, each by inertial proximal alternating minimisation (`pipelines.solvers.ipalm`) from where the one before ended.
@@ -206,7 +206,7 @@ class JointIpalm:
         curvature = self._data(start, unit, level.least_noise).curvature
         if prior.is_noisy:
             # Not what the last steps met: that depends on rounding, and is of the directions they took.
-            curvature = curvature + PRIOR_CURVATURE * parameters.prior_weight / level.deviation**2
+            curvature = curvature + PRIOR_CURVATURE * parameters.prior_weight * prior.weight / level.deviation**2
         else:
             curvature = torch.maximum(minima[-1].next_constants[0], curvature)
         posterior = sample_posterior(
@@ -240,7 +240,7 @@ class JointIpalm:
             self._parameters.smoothness / self._noise(start, unit, level.least_noise).to(torch.float64).square()
         )
         gradient, value = prior.at(level.deviation)
-        weight = self._parameters.prior_weight
+        weight = self._parameters.prior_weight * prior.weight
         return JointProblem(self._data(start, unit, level.least_noise), gradient, value, weight, smoothness, start.maps)
 
     def _data(self, start: Start, unit: Tensor, least: float) -> DataTerm:
