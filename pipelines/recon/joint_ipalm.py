@@ -317,12 +317,14 @@ class JointIpalm:
                 "ReconEffectiveSamples": f"{float(size.min()):.0f}",
             },
             stages_s=seconds,
-            warnings=self._warnings(is_short, lengths is not self._lengths),
+            warnings=self._warnings(is_short, lengths is not self._lengths, calibration.record is not None),
             extras=self._extras(estimates, to_volumes, scale, lambda samples: calibration.like(samples, raw)),
         )
 
-    def _warnings(self, is_short: bool, is_unsure: bool) -> tuple[str, ...]:
+    def _warnings(self, is_short: bool, is_unsure: bool, is_calibrated: bool) -> tuple[str, ...]:
         said: list[str] = []
+        if not is_calibrated:
+            said.append("The uncertainty is not calibrated: errors may be several times as large as it says.")
         if is_short:
             said.append("The time limit ended the iterations early: the image is less sharp than it could be.")
         if is_unsure:

@@ -17,7 +17,7 @@ ESPIRiT maps, 24.4). And for spokes our density weights, without which 40 iterat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from models.catalogue import read_card
 from models.errors import ModelError
 from pipelines.errors import ParameterError, ReconstructionError, UnknownPipelineError
 from pipelines.evaluation.cases import plane_of
+from pipelines.evaluation.comparison import on_device
 from pipelines.recon.nonuniform_zero_filled import frame_densities
 from pipelines.recon.priors import TOTAL_VARIATION
 from pipelines.recon.reconstruction import Prepared, Reconstruction
@@ -134,7 +135,7 @@ class PipelineColumn:
             if not isinstance(parameters, Parameters):
                 raise TypeError(f"{self._pipeline} takes images, not readouts")
             self._loaded[number] = entry.load(parameters, self._device)  # type: ignore[assignment]
-        image = self._loaded[number](_to(prepared, self._device)).image
+        image = self._loaded[number](on_device(prepared, self._device)).image
         return np.asarray(plane_of(image)[0].abs().cpu().numpy(), np.float32)
 
     def _with(self, number: float) -> dict[str, Any]:
@@ -248,19 +249,3 @@ def columns(bart: Bart | None, device: str) -> list[Column]:
 
 def _none(_prepared: Prepared, _number: float) -> Image:
     raise RuntimeError("this column cannot run here")
-
-
-def _to(prepared: Prepared, device: str) -> Prepared:
-    if device == "cpu":
-        return prepared
-    trajectory = prepared.trajectory
-    return replace(
-        prepared,
-        kspace=prepared.kspace.to(device),
-        counts=prepared.counts.to(device),
-        calibration=None if prepared.calibration is None else prepared.calibration.to(device),
-        readout_sampled=prepared.readout_sampled.to(device),
-        trajectory=None
-        if trajectory is None
-        else replace(trajectory, positions=trajectory.positions.to(device), measured=trajectory.measured.to(device)),
-    )

@@ -52,7 +52,12 @@ def cases(count: int) -> Iterator[Case]:
 def psnr_db(case: Case, mask: str, noise: float, weight: float) -> float:
     """Of the image with a weight in nats."""
     parameters = JointIpalmParameters.model_validate(
-        {"prior": "total_variation", "maps": "fixed", "prior_weight": weight / priors.TOTAL_VARIATION.weight}
+        {
+            "prior": "total_variation",
+            "maps": "fixed",
+            "phase": "smooth",
+            "prior_weight": weight / priors.TOTAL_VARIATION.weight,
+        }
     )
     with torch.inference_mode():
         image = JointIpalm(parameters, "cpu")(undersample(case, mask, noise, 0)).image

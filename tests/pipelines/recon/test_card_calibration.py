@@ -115,6 +115,8 @@ def test_joint_ipalm_applies_its_card_unless_it_is_told_not_to(directory: Path) 
     assert "ReconIntensities" not in raw.details
     result = reconstruct(extra_series="posterior_samples")
     assert result.calibration == "conformal over 9 scans: factor 1.7, floor 0.02"
+    says_so = [any("not calibrated" in warning for warning in each.warnings) for each in (raw, result)]
+    assert says_so == [True, False]
     calibration = CardCalibration(CalibrationRecord.model_validate(RECORD), CURVE)
     image, deviation = calibration(raw.image[:, 0].abs(), raw.deviation[:, 0])
     torch.testing.assert_close(result.image[:, 0].abs(), image, rtol=1e-3, atol=1e-5)

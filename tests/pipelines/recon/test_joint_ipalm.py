@@ -195,7 +195,9 @@ def test_a_time_limit_costs_sharpness_but_neither_image_nor_uncertainty(limit: f
     prepared, truth = joint_scenes.cartesian(rows=32, columns=32, acceleration=2, frames=2)
     result = run(prepared, time_limit_s=limit, uncertainty="langevin" if limit < 1 else "quick", estimate="mmse")
     is_short = limit < 1
-    assert [("iterations" in text, "sampling" in text) for text in result.warnings] == (
+    uncalibrated, *others = result.warnings
+    assert "not calibrated" in uncalibrated
+    assert [("iterations" in text, "sampling" in text) for text in others] == (
         [(True, False), (False, True)] if is_short else []
     )
     assert result.details["ReconPosterior"].startswith("quick")
