@@ -3,13 +3,13 @@
     D(S_c x / n) + w R(Re x) + Q(Im x) + I(Re x >= 0) + mu F(S - S_0),    n = root of the sum over coils of |S_c|^2
 
 |x| is the magnitude that a root sum of squares of the coil images would have; the maps S carry the smooth phase of the
-image. What phase is left (fat beside water, flow, susceptibility) is small or rare, and is in the imaginary part:
+image. What phase is left (fat beside water, flow, susceptibility) is in the imaginary part, whose price Q is its total
+variation: it is an image with edges, but not of the kind that an energy of magnitudes knows.
 
-    Q(v) = sum over pixels of (sqrt(v^2 + eps^2) - eps) / tau,
-
-nearly the density of Laplace, which few large values cost little. Without it (x real, x = u) what the maps cannot
-explain is folded into the image: a measured brain with fat out of phase, 8 coils, R = 4: 30.5 dB with, 24.8 without;
-two T2-weighted heads with measured phase gain 0.5 dB, one with a phase that is smooth indeed loses 0.5.
+Without it (x real, x = u) what the maps cannot explain is folded into the image. A measured brain with fat out of
+phase, 8 coils, R = 4, 8 % calibration lines: 32.2 dB with it, 24.8 dB without, 30.5 dB with a price on each pixel's own
+size, which tells an area of another phase no better from noise. T2-weighted heads with measured phase: 31.6 and 28.8 dB
+against 31.4 and 28.7 dB with such a price. A weight of 0.3, 0.6, 2 instead of 1: 31.5, 32.2, 31.4 dB.
 
 Dividing by n makes D blind to the length of S at a pixel, so that all brightness is x's:
 
@@ -35,16 +35,13 @@ from torch import Tensor
 
 from pipelines.operators import sine
 from pipelines.operators.plane_data import DataTerm
+from pipelines.recon.total_variation import TotalVariation
 
 SMALLEST_LENGTH = 1e-6
 """Of the maps at a pixel; shorter ones count as that."""
 
-IMAGINARY_SCALE = 0.03
-"""tau: mean size of the imaginary part, tissue being about 1. With 0.015 to 0.05 heads differ by up to 0.6 dB, either
-way."""
-
-IMAGINARY_ROUNDING = 0.01
-"""eps: below it the imaginary part costs as its square."""
+IMAGINARY_PRICE = TotalVariation(weight=12.0, epsilon=0.01)
+"""Q. Weighted as total variation is where it is the prior of the whole image."""
 
 Prior = Callable[[Tensor], tuple[Tensor, Tensor]]
 """R and its gradient at images `(items, y, x)`: values `(items,)` in float64."""
@@ -109,7 +106,7 @@ class JointProblem:
         """Weighted energy of the real part and cost of the imaginary part, w R + Q."""
         if not u.is_complex():
             return self.prior_weight * self._prior_value(u)
-        return self.prior_weight * self._prior_value(u.real.contiguous()) + _imaginary_cost(u.imag)[0]
+        return self.prior_weight * self._prior_value(u.real.contiguous()) + IMAGINARY_PRICE.value(u.imag.contiguous())
 
     def regulariser_gradient(self, u: Tensor, /) -> tuple[Float64[Tensor, "items"], Tensor]:
         """The same and its gradient."""
@@ -117,7 +114,7 @@ class JointProblem:
         value, gradient = self.prior_weight * value, self.prior_weight * gradient
         if not u.is_complex():
             return value, gradient
-        cost, slope = _imaginary_cost(u.imag)
+        cost, slope = IMAGINARY_PRICE(u.imag.contiguous())
         return value + cost, torch.complex(gradient, slope)
 
     def penalty_u(self, u: Tensor, /) -> Float64[Tensor, "items"]:
@@ -151,13 +148,3 @@ def unit_maps(maps: Complex64[Tensor, "items coils y x"]) -> Complex64[Tensor, "
 def along(unit: Tensor, coils: Tensor) -> Float32[Tensor, "items y x"]:
     """`sum_c Re(conj(unit_c) coils_c)`."""
     return (torch.view_as_real(unit) * torch.view_as_real(coils)).sum((1, -1))
-
-
-def _imaginary_cost(
-    imaginary: Float32[Tensor, "items y x"],
-) -> tuple[Float64[Tensor, "items"], Float32[Tensor, "items y x"]]:
-    """Q and its gradient."""
-    length = torch.sqrt(imaginary.square() + IMAGINARY_ROUNDING**2)
-    # sqrt(v^2 + eps^2) - eps without the difference of two numbers that are nearly equal.
-    cost = (imaginary.square() / (length + IMAGINARY_ROUNDING)).sum((1, 2), dtype=torch.float64)
-    return cost / IMAGINARY_SCALE, imaginary / (length * IMAGINARY_SCALE)
