@@ -26,6 +26,7 @@ from torch.nn.functional import interpolate
 
 from models.energy import REFERENCE_QUANTILE
 from models.errors import TrainingDataError
+from models.training.air import has_dark_air
 from models.training.held_out import held_out
 
 SMALLEST_SIDE = 48
@@ -151,14 +152,14 @@ def _stacks(file: h5py.File, stem: str) -> Iterator[tuple[str, NDArray[np.generi
 
 
 def _slices(stack: NDArray[np.generic], *, every: bool) -> Iterator[NDArray[np.generic]]:
-    """Slices with something in them; of volumes along all axes, every second (of validation every tenth, axial)."""
+    """Slices with something in them and dark air; of volumes along all axes, every second (of validation every tenth, axial)."""
     is_volume = min(stack.shape) >= VOLUME_SIDE
     step = 1 if not is_volume else 10 if every else 2
     bright = 0.1 * float(np.max(stack))
     for axis in (0, 1, 2) if is_volume and not every else (0,):
         for index in range(0, stack.shape[axis], step):
             image = np.ascontiguousarray(np.take(stack, index, axis))
-            if float((image > bright).mean()) >= FEWEST_BRIGHT:
+            if float((image > bright).mean()) >= FEWEST_BRIGHT and has_dark_air(image):
                 yield image
 
 
@@ -166,7 +167,7 @@ class Patches:
     """Draws augmented patches; what is drawn depends on the generator alone.
 
     Augmentation: flips, transposition, zoom down to 0.6 (which also averages the noise of the images away), brightness
-    0.5 to 1.2, and for a third of the patches a random curve of intensities that keeps air dark: a contrast that no
+    0.5 to 1.2, and for half of the patches a random curve of intensities that keeps air dark: a contrast that no
     sequence of the training data has.
 
     Args:
@@ -179,7 +180,7 @@ class Patches:
 
     ZOOM = (0.6, 1.0)
     BRIGHTNESS = (0.5, 1.2)
-    CURVED = 0.33
+    CURVED = 0.5
     KNOTS = 5
     EMPTIEST = 0.04
     """Patches with a smaller mean are drawn again, nine times out of ten."""

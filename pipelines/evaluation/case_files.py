@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.training.air import has_dark_air
 from pipelines.errors import EvaluationError
 from pipelines.operators.fourier import to_image, to_kspace
 
@@ -98,7 +99,7 @@ def find_slices(path: Path) -> list[StoredSlice]:
 def load_slice(stored: StoredSlice) -> NDArray[Any] | None:
     """One slice: magnitude float32 or complex64 image `(y, x)`, or complex64 coil images `(coils, y, x)`.
 
-    None for a slice without any object in it.
+    None for a slice without any object in it, or a magnitude that was painted white around the object.
 
     Raises:
         EvaluationError: values are not finite, or k-space is not fully sampled.
@@ -114,7 +115,7 @@ def load_slice(stored: StoredSlice) -> NDArray[Any] | None:
     if stored.content is Content.MAGNITUDE:
         if raw.min() < 0:
             raise EvaluationError(f"{where}: a magnitude image has negative values (down to {raw.min()})")
-        return raw.astype(np.float32)
+        return raw.astype(np.float32) if has_dark_air(raw) else None
     values = raw.astype(np.complex64)
     if stored.content is Content.IMAGE:
         return values

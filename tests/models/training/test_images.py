@@ -161,6 +161,7 @@ def test_without_patient_a_fastmri_file_is_a_subject(tmp_path: Path) -> None:
 
 def test_volumes_are_cut_along_three_axes_and_stacks_along_one(tmp_path: Path) -> None:
     volume = np.full((80, 90, 100), 100, np.uint8)
+    volume[:8, :8], volume[:8, :, :8], volume[:, :8, :8] = 0, 0, 0
     path = write(tmp_path / "volumes.h5", dict.fromkeys("abc", volume))
     shapes = [image.shape for image in read(path).slices]
     assert {shape: shapes.count(shape) for shape in shapes} == {(90, 100): 80, (80, 100): 90, (80, 90): 100}
@@ -174,6 +175,15 @@ def test_slices_with_next_to_nothing_in_them_are_left_out(tmp_path: Path) -> Non
     stack[1] = 0
     stack[1, :3] = 200
     assert len(read(write(tmp_path / "heads.h5", {"a": stack})).slices) == 2
+
+
+@pytest.mark.parametrize(("dark_corners", "kept"), [(0, 2), (1, 3), (4, 3)])
+def test_slices_with_white_air_are_left_out(tmp_path: Path, dark_corners: int, kept: int) -> None:
+    stack = slices(3)
+    stack[1][stack[1] == 0] = 190
+    for y, x in ((0, 0), (0, 1), (1, 0), (1, 1))[:dark_corners]:
+        stack[1, -8 * y : None if y else 8, -8 * x : None if x else 8] = 0
+    assert len(read(write(tmp_path / "heads.h5", {"a": stack})).slices) == kept
 
 
 def test_patches_are_normalised_float32_and_the_same_for_the_same_seed() -> None:

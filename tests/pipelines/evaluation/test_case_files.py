@@ -76,6 +76,15 @@ def test_slices_beyond_the_object_are_left_out(tmp_path):
     assert [case.name for case in load_cases(write(tmp_path / "set.h5", one=volume))] == ["set/one/1"]
 
 
+def test_slices_painted_white_around_the_object_are_left_out(tmp_path):
+    volume = magnitudes(3)
+    volume[1][volume[1] == 0] = 240
+
+    names = [case.name for case in load_cases(write(tmp_path / "set.h5", one=volume))]
+
+    assert sorted(names) == ["set/one/0", "set/one/2"]
+
+
 def test_the_seed_decides_phase_and_coils(tmp_path):
     path = write(tmp_path / "set.h5", one=magnitudes(1))
 
