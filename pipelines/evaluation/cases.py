@@ -78,11 +78,7 @@ def load_cases(path: Path | str, coils: int = 8, seed: int = 0, limit: int | Non
     """
     if coils < 1:
         raise EvaluationError(f"arrays have at least 1 coil, not {coils}")
-    path = Path(path)
-    files = sorted(path.glob("*.h5")) if path.is_dir() else [path]
-    if not files or not files[0].exists():
-        raise EvaluationError(f"no file {path}" if not path.is_dir() else f"no *.h5 files in {path}")
-    stored = sorted((one for file in files for one in find_slices(file)), key=lambda one: one.from_middle)
+    stored = stored_slices(path)
     left = len(stored) if limit is None else limit
     for one in stored:
         if left <= 0:
@@ -91,6 +87,19 @@ def load_cases(path: Path | str, coils: int = 8, seed: int = 0, limit: int | Non
         if case is not None:
             left -= 1
             yield case
+
+
+def stored_slices(path: Path | str) -> list[StoredSlice]:
+    """Slices of a file or folder, not loaded; the middle ones of all datasets first.
+
+    Raises:
+        EvaluationError: there is no such file, or one is not understood.
+    """
+    path = Path(path)
+    files = sorted(path.glob("*.h5")) if path.is_dir() else [path]
+    if not files or not files[0].exists():
+        raise EvaluationError(f"no file {path}" if not path.is_dir() else f"no *.h5 files in {path}")
+    return sorted((one for file in files for one in find_slices(file)), key=lambda one: one.from_middle)
 
 
 def undersample(case: Case, sampling: str, noise: float, seed: int) -> Prepared:

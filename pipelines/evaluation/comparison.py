@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from models.training.compared import ComparedImage, compare
+from models.training.held_out import held_out
 from pipelines.errors import EvaluationError, ReconstructionError
-from pipelines.evaluation.cases import Case, load_cases, plane_of, truth_of, undersample
+from pipelines.evaluation.cases import Case, load_cases, plane_of, stored_slices, truth_of, undersample
 from pipelines.recon.reconstruction import Prepared, Reconstruction
 
 
@@ -56,7 +57,9 @@ class JudgedCase:
     details: Mapping[str, str]
 
 
-def choose_cases(path: Path, scans: int, slices: int, coils: int, seed: int) -> Iterator[Case]:
+def choose_cases(
+    path: Path, scans: int, slices: int, coils: int, seed: int, *, only_held_out: bool = False
+) -> Iterator[Case]:
     """The middle slices of the first scans of a file or folder.
 
     Args:
@@ -65,12 +68,16 @@ def choose_cases(path: Path, scans: int, slices: int, coils: int, seed: int) -> 
         slices: most of each.
         coils: of simulated arrays.
         seed: of simulated phases and arrays.
+        only_held_out: whether scans that training uses are left out (`models.training.held_out`).
 
     Raises:
         EvaluationError: the data are not understood.
     """
     taken: dict[str, int] = {}
+    wanted = held_out(stored.scan for stored in stored_slices(path)) if only_held_out else None
     for case in load_cases(path, coils, seed):
+        if wanted is not None and case.scan not in wanted:
+            continue
         if case.scan not in taken and len(taken) == scans:
             continue
         if taken.get(case.scan, 0) == slices:

@@ -37,7 +37,7 @@ CALIBRATE = "calibrate"
 
 def main(
     pipeline: Annotated[str, typer.Argument(help="Pipeline to calibrate.", metavar="PIPELINE")],
-    data: Annotated[Path, typer.Argument(help="HDF5 file or folder with a known truth.", metavar="DATA")],
+    data: Annotated[list[Path], typer.Argument(help="HDF5 files or folders with a known truth.", metavar="DATA...")],
     sampling: Annotated[
         list[str] | None, typer.Option(help="Undersampling pattern; may be repeated; by default cartesian4_acl8.")
     ] = None,
@@ -55,6 +55,9 @@ def main(
         Path | None,
         typer.Option(help="Other data to test on; all scans of DATA then calibrate.", metavar="DATA"),
     ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Only scans of DATA that `train` keeps apart: every tenth of each.")
+    ] = False,
     scans: Annotated[int, typer.Option(help="Scans (subjects) to use of each file or folder.", min=1)] = 20,
     slices: Annotated[int, typer.Option(help="Slices of each scan.", min=1)] = 1,
     coils: Annotated[int, typer.Option(help="Receive channels where data have none.", min=1, max=128)] = 8,
@@ -86,6 +89,9 @@ def main(
     is exchangeable, not the pixel: with few scans, little can be promised, and the last lines say how much. Tested
     on other data (--test), the promise holds as far as their scans are like those that calibrated.
 
+    A model knows the scans that it was trained on better than others: where DATA were given to `train` too, use
+    --held-out.
+
     A pipeline that applies the calibration of its model's card runs without it (its parameter calibrate is off). With
     --write-card the factor goes into the card under the pipeline and its kind of deviation, with the ranges of energy
     and data residual outside of which results will be marked.
@@ -97,7 +103,7 @@ def main(
 
     \b
     One factor for several patterns, stored in the card of a model:
-        echotrain calibrate joint_ipalm brains.h5 --sampling radial11 \
+        echotrain calibrate joint_ipalm trained_on.h5 --held-out --sampling radial11 \
             --sampling cartesian4_acl8 --scans 100 --write-card energy-brain
 
     \b
@@ -122,14 +128,24 @@ def main(
         asked_for.setdefault(CALIBRATE, "false")
     reconstruction = cast("Reconstruction", entry.load(entry.parse(asked_for), _device(device)))
     work = _Work(reconstruction, conditions, scans, slices, coils, seed, device)
-    calibrating, testing = halves(work.judge(data), seed) if test is None else (work.judge(data), work.judge(test))
+    judged: list[JudgedCase] = []
+    for path in data:
+        known = {each.scan for each in judged}
+        found = work.judge(path, only_held_out=held_out)
+        if not found and held_out:
+            raise SettingsError(f"training keeps no scans of {path.name} apart: three are needed at least")
+        if any(each.scan in known for each in found):
+            raise SettingsError(f"{path} holds scans that were given before")
+        judged += found
+    calibrating, testing = halves(judged, seed) if test is None else (judged, work.judge(test, only_held_out=False))
     both = {each.scan for each in calibrating} & {each.scan for each in testing}
     if both:
         raise SettingsError(f"{test} holds {len(both)} of the scans that calibrate; test on others")
     outcome = fit(calibrating, testing, conditions, Request(guarantee, level, delta, floor, intensity))
     given = " ".join(parameter or []) or "defaults"
     title = "; ".join(condition.title for condition in conditions)
-    where = data.name if test is None else f"{data.name}, tested on {test.name}"
+    where = ", ".join(path.name for path in data) + (" (held out)" if held_out else "")
+    where += "" if test is None else f", tested on {test.name}"
     record = calibration_record(
         outcome.after, outcome.scaling, pipeline, mode_of([*calibrating, *testing]),
         f"{where}: {title}; parameters: {given}",
@@ -173,7 +189,7 @@ class _Work:
     seed: int
     device: str
 
-    def judge(self, data: Path) -> list[JudgedCase]:
+    def judge(self, data: Path, *, only_held_out: bool) -> list[JudgedCase]:
         """Run all cases of a file or folder with a progress bar."""
         console = Console(stderr=True)
         columns = (
@@ -183,7 +199,7 @@ class _Work:
         judged: list[JudgedCase] = []
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(data.name, total=self.scans * self.slices * len(self.conditions))
-            cases = choose_cases(data, self.scans, self.slices, self.coils, self.seed)
+            cases = choose_cases(data, self.scans, self.slices, self.coils, self.seed, only_held_out=only_held_out)
             for each in judge_cases(self.reconstruction, cases, self.conditions, self.seed, self.device):
                 judged.append(each)
                 bar.update(task, advance=1, description=f"{data.name}: {each.condition.title}")

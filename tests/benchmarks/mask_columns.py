@@ -17,8 +17,10 @@ ESPIRiT maps, 24.4). And for spokes our density weights, without which 40 iterat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -32,7 +34,10 @@ from models.errors import ModelError
 from pipelines.errors import ParameterError, ReconstructionError, UnknownPipelineError
 from pipelines.evaluation.cases import plane_of
 from pipelines.evaluation.comparison import on_device
+from pipelines.recon import joint_ipalm
+from pipelines.recon.joint_problem import IMAGINARY_PRICE
 from pipelines.recon.nonuniform_zero_filled import frame_densities
+from pipelines.recon.posterior import ChainLengths
 from pipelines.recon.priors import TOTAL_VARIATION
 from pipelines.recon.reconstruction import Prepared, Reconstruction
 from pipelines.registry import JointIpalmParameters, Parameters, find
@@ -44,6 +49,8 @@ WAVELET_SETTINGS = f"{WAVELET_ITERATIONS} iterations, maps of nlinv"
 NEWTON_STEPS_FOR_MAPS = 8
 WAVELET_WEIGHTS = (0.001, 0.003, 0.01)
 NEWTON_STEPS = (8.0, 9.0, 10.0, 11.0)
+SHORTEST = ChainLengths("none", 1, 0, 1, 1)
+WITHOUT_CHAINS = patch.multiple(joint_ipalm, QUICK=SHORTEST, LANGEVIN=SHORTEST)
 WEIGHT = "weight"
 """Stands in the parameters of a pipeline for the number that is chosen."""
 
@@ -96,7 +103,9 @@ class Column:
 class PipelineColumn:
     """A pipeline of the registry."""
 
-    def __init__(self, pipeline: str, parameters: Mapping[str, Any], device: str) -> None:
+    def __init__(self, pipeline: str, parameters: Mapping[str, Any], device: str, *, has_chains: bool) -> None:
+        """`has_chains`: whether `joint_ipalm` samples; without, a single step, since only the image is looked at."""
+        self._has_chains = has_chains
         self._pipeline = pipeline
         self._parameters = parameters
         self._device = device
@@ -115,9 +124,9 @@ class PipelineColumn:
         """What decides the image: parameters, and what stands behind them in this version."""
         text = f"{self._pipeline} {dict(self._parameters)} {self._device}"
         if self._parameters.get("prior") == "total_variation":
-            return f"{text} {TOTAL_VARIATION}"
+            return f"{text} {TOTAL_VARIATION} {IMAGINARY_PRICE}"
         card = None if self.why_not() else self._card()
-        return text if card is None else f"{text} {card.title} {card.sha256[:12]}"
+        return text if card is None else f"{text} {card.title} {card.sha256[:12]} {IMAGINARY_PRICE}"
 
     def _card(self) -> Card | None:
         """Of the model it needs; None where it needs none."""
@@ -134,7 +143,8 @@ class PipelineColumn:
             parameters = entry.parse(self._with(number))
             if not isinstance(parameters, Parameters):
                 raise TypeError(f"{self._pipeline} takes images, not readouts")
-            self._loaded[number] = entry.load(parameters, self._device)  # type: ignore[assignment]
+            with nullcontext() if self._has_chains else WITHOUT_CHAINS:
+                self._loaded[number] = entry.load(parameters, self._device)  # type: ignore[assignment]
         image = self._loaded[number](on_device(prepared, self._device)).image
         return np.asarray(plane_of(image)[0].abs().cpu().numpy(), np.float32)
 
@@ -227,7 +237,8 @@ def columns(bart: Bart | None, device: str) -> list[Column]:
     def of_pipeline(
         name: str, pipeline: str, parameters: Mapping[str, Any] | None = None, candidates: tuple[float, ...] = ()
     ) -> Column:
-        column = PipelineColumn(pipeline, parameters or {}, device)
+        has_chains = (parameters or {}).get("estimate") == "mmse"
+        column = PipelineColumn(pipeline, parameters or {}, device, has_chains=has_chains)
         return Column(name, column, candidates, column.why_not(), column.settings())
 
     scan = None if bart is None else BartScan(bart)

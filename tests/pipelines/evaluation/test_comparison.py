@@ -11,6 +11,7 @@ import torch
 
 from models.training.calibration import assess
 from models.training.compared import by_scan
+from models.training.held_out import held_out
 from pipelines.errors import EvaluationError
 from pipelines.evaluation.cases import load_cases
 from pipelines.evaluation.comparison import Condition, choose_cases, judge_cases, on_device
@@ -52,6 +53,14 @@ def test_the_middle_slices_of_the_first_scans_are_chosen(data: Path) -> None:
 
 def test_all_there_is_comes_when_more_is_asked_for(data: Path) -> None:
     assert len(list(choose_cases(data, scans=10, slices=9, coils=4, seed=0))) == SUBJECTS * 5
+
+
+def test_scans_that_training_uses_can_be_left_out(data: Path) -> None:
+    everything = {case.scan for case in choose_cases(data, scans=10, slices=1, coils=4, seed=0)}
+    kept_apart = {case.scan for case in choose_cases(data, scans=10, slices=1, coils=4, seed=0, only_held_out=True)}
+
+    assert kept_apart == held_out(everything)
+    assert 0 < len(kept_apart) < len(everything)
 
 
 def test_noise_of_a_fully_sampled_scan_is_covered_as_often_as_the_level_says(data: Path) -> None:

@@ -116,6 +116,33 @@ def test_other_data_test_what_all_scans_of_the_first_calibrate(
     assert "heads.h5, tested on others.h5" in report["record"]["note"]
 
 
+def test_scans_that_trained_can_be_left_out_of_several_files(
+    run: Callable[..., Any], data: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "others.h5"
+    with h5py.File(data) as source, h5py.File(other, "w") as target:
+        for name in ("subject1", "subject2", "subject3"):
+            target[name] = np.asarray(source[name])
+    arguments = ("--held-out", "--sampling", "full", "--scans", 6, "--output", tmp_path)
+    outcome = run("calibrate", "zero_filled", data, other, *arguments)
+    assert outcome.status == 0, outcome.errors
+    report = json.loads((tmp_path / "zero_filled.json").read_text())
+    assert report["scaling"]["n_scans"] == 1
+    (tested,) = report["after"]["scans"]
+    assert tested in {"heads/subject5", "others/subject3"}
+    assert "heads.h5, others.h5 (held out)" in report["record"]["note"]
+
+    outcome = run("calibrate", "zero_filled", data, data, *arguments)
+    assert outcome.status == 2
+    assert "holds scans that were given before" in outcome.errors
+
+    with h5py.File(other, "a") as target:
+        del target["subject3"]
+    outcome = run("calibrate", "zero_filled", other, *arguments)
+    assert outcome.status == 2
+    assert "training keeps no scans of others.h5 apart" in outcome.errors
+
+
 def test_a_scan_that_calibrates_cannot_test(run: Callable[..., Any], data: Path, tmp_path: Path) -> None:
     outcome = run("calibrate", "zero_filled", data, "--test", data, "--scans", 2, "--output", tmp_path)
     assert outcome.status == 2
