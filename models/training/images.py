@@ -152,7 +152,10 @@ def _stacks(file: h5py.File, stem: str) -> Iterator[tuple[str, NDArray[np.generi
 
 
 def _slices(stack: NDArray[np.generic], *, every: bool) -> Iterator[NDArray[np.generic]]:
-    """Slices with something in them and dark air; of volumes along all axes, every second (of validation every tenth, axial)."""
+    """Slices with something in them and dark air.
+
+    Of volumes every second slice along all axes, for validation every tenth axial one.
+    """
     is_volume = min(stack.shape) >= VOLUME_SIDE
     step = 1 if not is_volume else 10 if every else 2
     bright = 0.1 * float(np.max(stack))
