@@ -98,6 +98,7 @@ class JointIpalm:
         self._parameters = parameters
         self._device = torch.device(device)
         self._learned = LearnedPrior(parameters.model, device) if parameters.prior == "energy" else None
+        self._title = self._learned.card.title if self._learned is not None else ""
         is_quick = parameters.uncertainty == "quick" or (
             parameters.uncertainty == "auto" and self._device.type == "cpu"
         )
@@ -123,7 +124,12 @@ class JointIpalm:
             except ReconstructionError as error:
                 warning = f"The image lies outside the domain of the model, and sense cannot replace it: {error}."
                 return replace(result, warnings=(*result.warnings, warning))
-        return replace(other, details={**other.details, **marks, "ReconInstead": instead})
+        stages = {name: other.stages_s.get(name, 0.0) + seconds for name, seconds in result.stages_s.items()}
+        return replace(
+            other,
+            details={**other.details, **marks, "ReconInstead": instead, "ReconInsteadOf": self._title},
+            stages_s={**other.stages_s, **stages},
+        )
 
     def _reconstruct(self, prepared: Prepared, prior: Prior) -> Reconstructed:
         started = self._clock()

@@ -333,6 +333,8 @@ def test_outside_the_domain_what_was_asked_for_takes_over(directory: Path, inste
     assert result.details["ReconDomainReason"] == "data_residual"
     assert result.details.get("ReconInstead", "mark") == instead
     assert ("ReconModel" in result.details) == (instead == "mark")
+    assert result.details.get("ReconInsteadOf", "").startswith("tiny-energy") == (instead != "mark")
+    assert result.stages_s["uncertainty"] > 0
     assert result.kind is (UncertaintyKind.NOISE if instead == "sense" else UncertaintyKind.POSTERIOR)
     assert joint_scenes.nrmse(result.image, truth) < 0.5
 
