@@ -36,6 +36,10 @@ class DataTerm(Protocol):
         """D and its gradient by the coil images."""
         ...
 
+    def completed(self, coils: Tensor, /) -> Tensor | None:
+        """Coil images with the measured samples put in, in the units of the data; None for samples off the grid."""
+        ...
+
     def of_unit(self, unit: Float32[Tensor, "items"], noise_std: Float32[Tensor, "items"]) -> DataTerm:
         """The same data in other units, with another noise.
 
@@ -105,6 +109,12 @@ class CartesianData:
         gradient: Tensor = torch.fft.ifftn(residual, dim=self._axes, norm="ortho") if self._axes else residual
         return value, gradient
 
+    def completed(self, coils: Tensor, /) -> Tensor:
+        """Coil images whose k-space is the measured one where there is any."""
+        full = torch.where(self._counts > 0, self._measured, _forward(coils, self._axes))
+        images: Tensor = torch.fft.ifftn(full, dim=self._axes, norm="ortho") if self._axes else full
+        return images
+
     def _residual(self, coils: Tensor) -> Tensor:
         return _forward(coils, self._axes).sub_(self._measured)
 
@@ -160,6 +170,9 @@ class NonUniformData:
         normal = self._normal(coils)
         value = self._value(coils, normal)
         return value, normal.sub_(self._adjoint).mul_(spread(2 / self._noise_std.square(), normal))
+
+    def completed(self, coils: Tensor, /) -> None:
+        """None."""
 
     def _normal(self, coils: Tensor) -> Tensor:
         return self._toeplitz(coils.flatten(0, 1)).view(coils.shape)

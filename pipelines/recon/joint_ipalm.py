@@ -30,7 +30,6 @@ import torch
 from jaxtyping import Complex64, Float32, Float64
 from torch import Tensor
 
-from models.energy import reference_magnitude
 from pipelines.domain import domain_details
 from pipelines.errors import ReconstructionError
 from pipelines.operators.plane_data import DataTerm
@@ -38,6 +37,7 @@ from pipelines.recon.card_calibration import CardCalibration
 from pipelines.recon.initial_maps import unit_phase
 from pipelines.recon.joint_problem import JointProblem, unit_maps
 from pipelines.recon.joint_start import Start, make_starts
+from pipelines.recon.joint_warm_up import warm_up
 from pipelines.recon.posterior import LANGEVIN, QUICK, Posterior, sample_posterior
 from pipelines.recon.priors import LearnedPrior, Level, Prior, TotalVariationPrior
 from pipelines.recon.reconstruction import ExtraSeries, Prepared, Reconstructed, UncertaintyKind
@@ -178,24 +178,24 @@ class JointIpalm:
         """
         begun = self._clock()
         parameters = self._parameters
-        unit = reference_magnitude(start.image)
-        image, maps = start.image / spread(unit, start.image), start.maps
-        if parameters.phase == "any":
-            image = image.to(torch.complex64)
+        shares = len(prior.levels) + 2
+        first = warm_up(
+            start,
+            start.noise_std / parameters.data_weight**0.5,
+            is_complex=parameters.phase == "any",
+            new_maps=parameters.maps == "joint",
+            should_stop=until(1 / shares),
+        )
+        image, unit, maps = first.image, first.unit, unit_maps(first.maps)
         minima: list[Minimum] = []
         left = parameters.iterations
         level = prior.levels[-1]
-        problem = self._problem(start, prior, unit, level)
+        problem = self._problem(start, first.maps, prior, unit, level)
         for number, level in enumerate(prior.levels):
-            if number == 1:
-                # Aliases and gaps make the first image darker or brighter than tissue is.
-                magnitude = image.abs()
-                change = reference_magnitude(magnitude)
-                image, unit = image / spread(change, magnitude), unit * change
             is_last = number + 1 == len(prior.levels)
             iterations = left if is_last else min(left, max(1, round(level.share * parameters.iterations)))
             left -= iterations
-            problem = self._problem(start, prior, unit, level)
+            problem = self._problem(start, first.maps, prior, unit, level)
             minimum = ipalm(
                 problem,
                 image,
@@ -204,7 +204,7 @@ class JointIpalm:
                 tolerance=parameters.tolerance,
                 fix_v=parameters.maps == "fixed",
                 start_constants=self._first_constants(start, unit, level),
-                should_stop=until((number + 1) / (len(prior.levels) + 1)),
+                should_stop=until((number + 2) / shares),
             )
             image, maps = minimum.u, unit_maps(minimum.v)
             minima.append(minimum)
@@ -241,13 +241,13 @@ class JointIpalm:
             tuple(minima),
         )
 
-    def _problem(self, start: Start, prior: Prior, unit: Tensor, level: Level) -> JointProblem:
+    def _problem(self, start: Start, maps: Tensor, prior: Prior, unit: Tensor, level: Level) -> JointProblem:
         smoothness = (
             self._parameters.smoothness / self._noise(start, unit, level.least_noise).to(torch.float64).square()
         )
         gradient, value = prior.at(level.deviation)
         weight = self._parameters.prior_weight * prior.weight
-        return JointProblem(self._data(start, unit, level.least_noise), gradient, value, weight, smoothness, start.maps)
+        return JointProblem(self._data(start, unit, level.least_noise), gradient, value, weight, smoothness, maps)
 
     def _data(self, start: Start, unit: Tensor, least: float) -> DataTerm:
         return start.data.of_unit(unit, self._noise(start, unit, least))

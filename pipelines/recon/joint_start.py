@@ -168,6 +168,27 @@ def _from_calibration(
     if prepared.trajectory is None:
         calibration = measured_columns(calibration, prepared.readout_sampled)
     grid = (shape[0], shape[1], shape[2])
+    return _from_block(calibration, grid)
+
+
+def maps_of_images(coils: Complex64[Tensor, "items coils p q"]) -> Complex64[Tensor, "items coils p q"]:
+    """Maps with the phase of the image, from fully sampled coil images: each item for itself."""
+    found: list[Tensor] = []
+    for images in coils:
+        block = to_kspace(images)[:, None]
+        for axis in (-2, -1):
+            n = block.shape[axis]
+            size = min(n, CALIBRATION_SIZE)
+            block = block.narrow(axis, n // 2 - size // 2, size)
+        maps, low_resolution = _from_block(block.contiguous(), (1, *images.shape[1:]))
+        found.append(with_phase(maps.transpose(0, 1), low_resolution.transpose(0, 1))[0])
+    return torch.cat(found)
+
+
+def _from_block(
+    calibration: Complex64[Tensor, "coils cz cy cx"], grid: tuple[int, int, int]
+) -> tuple[Complex64[Tensor, "coils z y x"], Complex64[Tensor, "coils z y x"]]:
+    """Sensitivities, and images of low resolution, of the centre of k-space."""
     maps = estimate_maps(calibration, grid)
     embedded = calibration.new_zeros((calibration.shape[0], *grid))
     centre = calibration

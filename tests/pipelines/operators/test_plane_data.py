@@ -127,6 +127,22 @@ def make(kind: str) -> DataTerm:
     return cartesian("points", 4, 5)[0] if kind == "cartesian" else nonuniform()[0]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_measured_samples_are_put_in_and_others_left(kind: str):
+    weights = pattern(kind, 9, 8)
+    measured = complex_noise(2, COILS, 9, 8) * (weights > 0)[:, None]
+    coils = complex_noise(2, COILS, 9, 8, seed=7)
+    data = CartesianData.of_kspace(measured, weights, NOISE)
+    expected = torch.where((weights > 0)[:, None], measured, to_kspace(coils))
+    completed = data.completed(coils)
+    torch.testing.assert_close(to_kspace(completed), expected, rtol=0, atol=1e-5)
+    assert float(data.value(completed).max()) < 1e-6
+
+
+def test_nothing_is_put_in_off_the_grid():
+    assert nonuniform()[0].completed(complex_noise(2, COILS, 4, 5)) is None
+
+
 @pytest.mark.parametrize("kind", ["cartesian", "nonuniform"])
 def test_other_units_with_their_noise_mean_the_same(kind: str):
     data = make(kind)

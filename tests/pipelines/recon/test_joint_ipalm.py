@@ -84,8 +84,8 @@ def test_joint_maps_explain_the_data_better_than_fixed_ones():
     prepared, truth = joint_scenes.cartesian(acceleration=3)
     joint, fixed = (run(prepared, iterations=100, maps=maps, phase="smooth") for maps in ("joint", "fixed"))
     assert float(joint.details["ReconResidual"]) < float(fixed.details["ReconResidual"])
-    # Noise alone is 1.
-    assert 0.9 < float(joint.details["ReconResidual"]) < 1.2
+    # Noise alone is 1; what the image and maps take of it lowers the residual.
+    assert 0.8 < float(joint.details["ReconResidual"]) < 1.2
     assert joint_scenes.nrmse(joint.image, truth) < joint_scenes.nrmse(fixed.image, truth)
 
 
