@@ -105,7 +105,8 @@ class LearnedPrior:
             )
         self.card: Card = stored.card
         self.details = stored.details()
-        self._energy = cast("EnergyModel", network.to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+        with torch.inference_mode(mode=False):  # weights made in it could never give a gradient
+            self._energy = cast("EnergyModel", network.to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
 
     def at(self, level: float) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Callable[[Tensor], Tensor]]:
         """Energy of images with noise of that level."""

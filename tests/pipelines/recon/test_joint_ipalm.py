@@ -296,6 +296,16 @@ def test_a_learned_energy_reconstructs_and_is_named(directory: Path):
     assert joint_scenes.nrmse(result.image, truth) < 0.5
 
 
+def test_a_pipeline_that_was_loaded_in_inference_mode_has_gradients(directory: Path):
+    prepared, _ = joint_scenes.cartesian(rows=32, columns=30, acceleration=2)
+    name = save_energy(directory, domain=WIDE)
+    entry = find("joint_ipalm")
+    with torch.inference_mode():
+        loaded = entry.load(entry.parse({"model": name, "iterations": 5}), "cpu")
+        result = loaded(prepared)
+    assert bool(torch.isfinite(result.image.abs()).all())
+
+
 def test_rounding_does_not_decide_the_deviation_of_a_learned_energy(directory: Path):
     prepared, _ = joint_scenes.cartesian(rows=32, columns=30, acceleration=2)
     model = save_energy(directory)
