@@ -136,7 +136,9 @@ def fit_scaling(
         case Guarantee.EXPECTED:
             admissible = ((n + 1) * alpha - 1) / n
             if admissible < 0:
-                raise ValueError(f"{n} scans are too few for an expected risk of {alpha:g}: {ceil(1 / alpha - 1)} are")
+                raise ValueError(
+                    f"{n} scans are too few for an expected risk of {alpha:g}: {fewest_expected(alpha)} are needed"
+                )
             delta, factor = 0.0, smallest_factor(needed, admissible)
         case Guarantee.SCANS:
             delta = max(delta, 1 / (n + 1))
@@ -191,6 +193,11 @@ def admissible_risk(n_scans: int, alpha: float, delta: float) -> float | None:
 def fewest_scans(alpha: float, delta: float) -> int:
     """From how many scans on the bound exists: (1 - alpha)^n <= delta."""
     return ceil(log(delta) / log(1 - alpha))
+
+
+def fewest_expected(alpha: float) -> int:
+    """From how many scans on an expected risk can be promised: `(n + 1) alpha >= 1`."""
+    return ceil(round(1 / alpha, 9) - 1)
 
 
 def hoeffding_bentkus(mean_risk: float, n: int, alpha: float) -> float:

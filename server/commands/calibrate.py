@@ -19,7 +19,7 @@ from rich.table import Table
 from models.catalogue import find as find_model
 from models.catalogue import read_card, use_directory
 from models.training.calibration import LEVELS, calibration_record
-from models.training.conformal import Guarantee, fewest_scans
+from models.training.conformal import Guarantee, fewest_expected, fewest_scans
 from models.training.domain import MARGIN
 from models.training.reliability_figure import write_reliability_figure
 from pipelines.evaluation.comparison import Condition, JudgedCase, choose_cases, judge_cases
@@ -118,6 +118,8 @@ def main(
     fewest = fewest_scans(1 - level, delta) * (1 if test else 2)
     if guarantee is Guarantee.BOUND and scans < fewest:
         raise SettingsError(f"a bound needs at least {fewest} scans here; {scans} were asked for")
+    if guarantee is Guarantee.EXPECTED and scans < (fewest := fewest_expected(1 - level) * (1 if test else 2)):
+        raise SettingsError(f"an expected risk needs at least {fewest} scans here; {scans} were asked for")
     settings = config.load(file, parse_values(values or [])).settings
     use_directory(models or (Path(settings.models.directory) if settings.models.directory else None))
     stored = None if write_card is None else find_model(write_card)
