@@ -115,11 +115,8 @@ def main(
     conditions = [Condition(name, sigma) for name in sampling or ["cartesian4_acl8"] for sigma in noise or [0.02]]
     paths = (output / f"{pipeline}.json", output / f"{pipeline}.png")
     check_writable(*paths)
-    fewest = fewest_scans(1 - level, delta) * (1 if test else 2)
-    if guarantee is Guarantee.BOUND and scans < fewest:
-        raise SettingsError(f"a bound needs at least {fewest} scans here; {scans} were asked for")
-    if guarantee is Guarantee.EXPECTED and scans < (fewest := fewest_expected(1 - level) * (1 if test else 2)):
-        raise SettingsError(f"an expected risk needs at least {fewest} scans here; {scans} were asked for")
+    most = scans * len(data)
+    _check_scans(guarantee, most if test else most // 2, level, delta, 1 if test else 2)
     settings = config.load(file, parse_values(values or [])).settings
     use_directory(models or (Path(settings.models.directory) if settings.models.directory else None))
     stored = None if write_card is None else find_model(write_card)
@@ -130,15 +127,7 @@ def main(
         asked_for.setdefault(CALIBRATE, "false")
     reconstruction = cast("Reconstruction", entry.load(entry.parse(asked_for), _device(device)))
     work = _Work(reconstruction, conditions, scans, slices, coils, seed, device)
-    judged: list[JudgedCase] = []
-    for path in data:
-        known = {each.scan for each in judged}
-        found = work.judge(path, only_held_out=held_out)
-        if not found and held_out:
-            raise SettingsError(f"training keeps no scans of {path.name} apart: three are needed at least")
-        if any(each.scan in known for each in found):
-            raise SettingsError(f"{path} holds scans that were given before")
-        judged += found
+    judged = work.judge_all(data, only_held_out=held_out)
     calibrating, testing = halves(judged, seed) if test is None else (judged, work.judge(test, only_held_out=False))
     both = {each.scan for each in calibrating} & {each.scan for each in testing}
     if both:
@@ -169,6 +158,17 @@ def main(
         typer.echo(path)
 
 
+def _check_scans(guarantee: Guarantee | None, calibrating: int, level: float, delta: float, parts: int) -> None:
+    """Refuse, before the work, a promise that so many scans cannot keep; `parts` says what of all they are."""
+    needed = {
+        Guarantee.BOUND: ("a bound", fewest_scans(1 - level, delta)),
+        Guarantee.EXPECTED: ("an expected risk", fewest_expected(1 - level)),
+    }
+    if guarantee in needed and calibrating < needed[guarantee][1]:
+        what, fewest = needed[guarantee]
+        raise SettingsError(f"{what} needs at least {fewest * parts} scans here; fewer were asked for")
+
+
 def _device(name: str) -> str:
     try:
         kind = torch.device(name).type
@@ -190,6 +190,19 @@ class _Work:
     coils: int
     seed: int
     device: str
+
+    def judge_all(self, paths: Sequence[Path], *, only_held_out: bool) -> list[JudgedCase]:
+        """Run all cases of several files or folders, which hold different scans."""
+        judged: list[JudgedCase] = []
+        for path in paths:
+            known = {each.scan for each in judged}
+            found = self.judge(path, only_held_out=only_held_out)
+            if not found and only_held_out:
+                raise SettingsError(f"training keeps no scans of {path.name} apart: three are needed at least")
+            if any(each.scan in known for each in found):
+                raise SettingsError(f"{path} holds scans that were given before")
+            judged += found
+        return judged
 
     def judge(self, data: Path, *, only_held_out: bool) -> list[JudgedCase]:
         """Run all cases of a file or folder with a progress bar."""
