@@ -180,7 +180,7 @@ def maps_of_images(coils: Complex64[Tensor, "items coils p q"]) -> Complex64[Ten
             n = block.shape[axis]
             size = min(n, CALIBRATION_SIZE)
             block = block.narrow(axis, n // 2 - size // 2, size)
-        maps, low_resolution = _from_block(block.contiguous(), (1, *images.shape[1:]))
+        maps, low_resolution = _from_block(block.contiguous(), (1, images.shape[1], images.shape[2]))
         found.append(with_phase(maps.transpose(0, 1), low_resolution.transpose(0, 1))[0])
     return torch.cat(found)
 

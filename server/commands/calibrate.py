@@ -164,8 +164,8 @@ def _check_scans(guarantee: Guarantee | None, calibrating: int, level: float, de
         Guarantee.BOUND: ("a bound", fewest_scans(1 - level, delta)),
         Guarantee.EXPECTED: ("an expected risk", fewest_expected(1 - level)),
     }
-    if guarantee in needed and calibrating < needed[guarantee][1]:
-        what, fewest = needed[guarantee]
+    what, fewest = needed.get(guarantee, ("", 0)) if guarantee is not None else ("", 0)
+    if calibrating < fewest:
         raise SettingsError(f"{what} needs at least {fewest * parts} scans here; fewer were asked for")
 
 
