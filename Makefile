@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0
 
-.PHONY: help setup tools demo test lint bench image-test clean
+.PHONY: help setup tools demo test lint bench bench-joint image-test clean
 help:           ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -30,6 +30,11 @@ lint: setup     ## ruff, mypy, pyright, import contracts
 bench: setup    ## every figure of BENCHMARKS.md again, into bench-output/ (about ten minutes; close other work first)
 	mkdir -p bench-output
 	for name in cold_start latency ingest wire_parse assembly_ingest job_round_trip real_scan sense_against_bart sense_regularisation uncertainty_calibration nonuniform_radial nonuniform_spiral; do \
+	  echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py 2>&1 | tee bench-output/$$name.txt; done
+
+bench-joint: setup ## figures of joint_ipalm, which take hours of a CPU; goes on where it was stopped
+	mkdir -p bench-output
+	for name in joint_against_nlinv uncertainty_transfer total_variation_weight mask_table; do \
 	  echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py 2>&1 | tee bench-output/$$name.txt; done
 
 test: setup lint   ## everything that must hold before a change lands

@@ -7,6 +7,7 @@ The data term is the likelihood in nats and R the negative logarithm of a densit
 between them but for how far a learned density may be believed (`pipelines.recon.priors`). (The published regression of
 lambda on a residual sees nothing but rounding: that residual is zero for any Cartesian pattern.)
 
+The first image is one of total variation, and S_0 is estimated with what it fills in (`pipelines.recon.joint_warm_up`).
 R is known at several noise levels s (`pipelines.recon.priors.LEVELS`), which are gone through from the coarsest to the
 finest, each by inertial proximal alternating minimisation (`pipelines.solvers.ipalm`) from where the one before ended.
 At each the data count as at least as noisy as a share of s says: the image cannot be surer than its prior, and the

@@ -10,8 +10,9 @@ of standard deviation s, so chains are as noisy as that; what is averaged is the
 A prior that knows of no noise (total variation) is sampled as it is.
 
 The deviation is smoothed a little, because a few dozen samples say little about a single pixel, and scaled by what the
-model's card has for this length of chains. Uncertainty of the maps is not in it. An image without uncertainty is not
-finished: when a time limit leaves no time for chains, the few steps of `QUICK` are made all the same.
+model's card has for this length of chains; `joint_ipalm` adds how far two priors disagree. Uncertainty of the maps is
+not in it. An image without uncertainty is not finished: when a time limit leaves no time for chains, the few steps of
+`QUICK` are made all the same.
 
 Reference: Zach, Knoll, Pock 2023, doi 10.1109/TMI.2023.3288631.
 """

@@ -124,8 +124,8 @@ class LearnedPrior:
 class TotalVariationPrior:
     """Total variation, the same at all levels; they still say how much the data are trusted.
 
-    Two levels, the first to find how bright the image is: the problem is convex, so there is no coarse prior to come
-    down from, and iterations at coarse levels are lost (colin27, R = 4: 31.4 dB, with the five levels 31.1 dB).
+    Two levels: the problem is convex in the image, so there is no coarse prior to come down from, and iterations at
+    coarse levels are lost (colin27, R = 4: 31.4 dB, with five levels 31.1 dB).
     """
 
     levels: tuple[Level, ...] = (Level(0.05, 0.05, 0.5), Level(0.015, 0.0045, 0.5))
