@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Complex64, Float32, Float64
 from torch import Tensor
 
+from pipelines.operators.coils import power_of_coils
 from pipelines.operators.fourier import to_image, uncentred
 from pipelines.operators.toeplitz import Toeplitz
-from pipelines.solvers.items import spread
+from pipelines.solvers.items import spread, total
 
 
 @runtime_checkable
@@ -119,8 +120,7 @@ class CartesianData:
         return _forward(coils, self._axes).sub_(self._measured)
 
     def _value(self, residual: Tensor) -> Float64[Tensor, "items"]:
-        power = torch.view_as_real(residual).square().sum(-1)
-        return (power * self._weights).sum((1, 2, 3), dtype=torch.float64)
+        return total(power_of_coils(residual) * self._weights[:, 0])
 
 
 class NonUniformData:
@@ -179,8 +179,7 @@ class NonUniformData:
 
     def _value(self, coils: Tensor, normal: Tensor) -> Float64[Tensor, "items"]:
         part = torch.view_as_real(coils) * torch.view_as_real(normal - 2 * self._adjoint)
-        total = part.sum((1, 2, 3, 4), dtype=torch.float64) + self._energy
-        return total / self._noise_std.to(torch.float64).square()
+        return (total(part) + self._energy) / self._noise_std.to(torch.float64).square()
 
 
 def _forward(coils: Tensor, axes: tuple[int, ...]) -> Tensor:

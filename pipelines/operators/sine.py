@@ -28,16 +28,17 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from pipelines.solvers.items import squared_norm
+
 
 def energy(images: Tensor) -> Float64[Tensor, "items"]:
     """F of each item of `(items, ..., y, x)`, accumulated in double precision."""
-    total = torch.zeros(images.shape[0], dtype=torch.float64, device=images.device)
+    found = torch.zeros(images.shape[0], dtype=torch.float64, device=images.device)
     for axis in (-2, -1):
         n = images.shape[axis]
         for difference in (images.diff(dim=axis), images.narrow(axis, 0, 1), images.narrow(axis, n - 1, 1)):
-            parts = torch.view_as_real(difference.resolve_conj()) if difference.is_complex() else difference
-            total += parts.square().flatten(1).sum(1, dtype=torch.float64)
-    return total / 2
+            found += squared_norm(difference)
+    return found / 2
 
 
 def laplacian(images: Tensor) -> Tensor:

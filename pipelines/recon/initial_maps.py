@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from pipelines.operators import sine
+from pipelines.operators.coils import power_of_coils
 from pipelines.recon.joint_problem import unit_maps
 from pipelines.solvers.cg import conjugate_gradients
 
@@ -60,7 +61,7 @@ def from_images(
         coils: coil images from the centre of k-space.
         reference: the coil whose sensitivity counts as real, since nothing tells its phase from the image's.
     """
-    magnitude = torch.view_as_real(coils).square().sum((1, -1)).sqrt()
+    magnitude = power_of_coils(coils).sqrt_()
     maps = unit_maps(_fill(unit_maps(coils), _trust(magnitude)))
     return maps, unit_phase(maps[:, reference])
 

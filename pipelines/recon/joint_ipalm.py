@@ -51,6 +51,9 @@ MOST_VALUES_CPU = 1 << 24
 """Complex values of the coil images of planes that are estimated side by side; about a dozen such arrays exist."""
 MOST_VALUES_GPU = 1 << 27
 
+MAPS_EVERY = 5
+"""Iterations from one step of the maps to the next. A measured brain, a T2-weighted head with measured phase and an IXI
+head, 8 and 4 % calibration lines: within 0.02 dB of a step in each iteration, in three quarters of the time."""
 
 ROUNDING = 1e-6
 """Noise of the normalised image that single precision has anyway, for data that claim none."""
@@ -204,6 +207,7 @@ class JointIpalm:
                 iterations=iterations,
                 tolerance=parameters.tolerance,
                 fix_v=parameters.maps == "fixed",
+                v_every=MAPS_EVERY,
                 start_constants=self._first_constants(start, unit, level),
                 should_stop=until((number + 2) / shares),
             )

@@ -34,6 +34,7 @@ from jaxtyping import Complex64, Float32, Float64
 from torch import Tensor
 
 from pipelines.operators import sine
+from pipelines.operators.coils import along_coils, power_of_coils
 from pipelines.operators.plane_data import DataTerm
 from pipelines.recon.total_variation import TotalVariation
 
@@ -76,31 +77,33 @@ class JointProblem:
         self.prior_weight = prior_weight
         self._smoothness = smoothness
         self._first_maps = first_maps
+        self._last_unit: tuple[Tensor, Tensor] | None = None
 
     def value(self, u: Tensor, v: Complex64[Tensor, "items coils y x"], /) -> Float64[Tensor, "items"]:
         """D."""
-        return self._data.value(unit_maps(v) * u[:, None])
+        return self._data.value(self._unit(v) * u[:, None])
 
     def gradient_u(self, u: Tensor, v: Tensor, /) -> tuple[Float64[Tensor, "items"], Tensor]:
         """D and its gradient by the image."""
-        unit = unit_maps(v)
+        unit = self._unit(v)
         value, gradient = self._data.value_and_gradient(unit * u[:, None])
         if not u.is_complex():
-            return value, along(unit, gradient)
-        return value, (gradient * unit.conj()).sum(1)
+            return value, along_coils(unit, gradient)
+        return value, (gradient * unit.conj().resolve_conj()).sum(1)
 
     def gradient_v(
         self, u: Tensor, v: Tensor, /
     ) -> tuple[Float64[Tensor, "items"], Complex64[Tensor, "items coils y x"]]:
         """D and its gradient by the maps."""
         length = lengths(v)
-        unit = v / length[:, None]
+        inverse = length.reciprocal()[:, None]
+        unit = v * inverse
         value, gradient = self._data.value_and_gradient(unit * u[:, None])
         gradient *= u.conj()[:, None]
         # Where n is held at its least value, the length of S does count.
-        radial = along(unit, gradient).where(length > SMALLEST_LENGTH, 0.0)
+        radial = along_coils(unit, gradient).where(length > SMALLEST_LENGTH, 0.0)
         gradient -= unit * radial[:, None]
-        return value, gradient.div_(length[:, None])
+        return value, gradient.mul_(inverse)
 
     def regulariser(self, u: Tensor, /) -> Float64[Tensor, "items"]:
         """Weighted energy of the real part and cost of the imaginary part, w R + Q."""
@@ -129,6 +132,12 @@ class JointProblem:
         """Nearest image whose real part is not negative."""
         return torch.complex(point.real.clamp(min=0), point.imag) if point.is_complex() else point.clamp(min=0)
 
+    def _unit(self, v: Tensor) -> Tensor:
+        """S / n; kept, since the maps stay where they are while the image moves."""
+        if self._last_unit is None or self._last_unit[0] is not v:
+            self._last_unit = v, unit_maps(v)
+        return self._last_unit[1]
+
     def prox_v(self, point: Tensor, step: Tensor, /) -> Tensor:
         """Maps with a smoother change."""
         change = sine.proximal(point - self._first_maps, step * self._smoothness.to(step.dtype))
@@ -137,14 +146,9 @@ class JointProblem:
 
 def lengths(maps: Complex64[Tensor, "items coils y x"]) -> Float32[Tensor, "items y x"]:
     """n: root sum of squares over coils, at least `SMALLEST_LENGTH`."""
-    return torch.view_as_real(maps).square().sum((1, -1)).sqrt().clamp(min=SMALLEST_LENGTH)
+    return power_of_coils(maps).sqrt_().clamp_(min=SMALLEST_LENGTH)
 
 
 def unit_maps(maps: Complex64[Tensor, "items coils y x"]) -> Complex64[Tensor, "items coils y x"]:
     """Maps of length 1 at each pixel; zero ones stay zero."""
-    return maps / lengths(maps)[:, None]
-
-
-def along(unit: Tensor, coils: Tensor) -> Float32[Tensor, "items y x"]:
-    """`sum_c Re(conj(unit_c) coils_c)`."""
-    return (torch.view_as_real(unit) * torch.view_as_real(coils)).sum((1, -1))
+    return maps * lengths(maps).reciprocal_()[:, None]

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Complex64, Float32
 from torch import Tensor
 
+from pipelines.operators.coils import power_of_coils
 from pipelines.operators.fourier import to_image, to_kspace
 from pipelines.operators.nonuniform import NonUniform, distinct_frames
 from pipelines.operators.plane_data import CartesianData, DataTerm, NonUniformData
@@ -224,7 +225,7 @@ def _window(size: int, device: torch.device) -> Tensor:
 
 
 def _magnitude(coils: Complex64[Tensor, "items coils p q"]) -> Float32[Tensor, "items p q"]:
-    return torch.view_as_real(coils).square().sum((1, -1)).sqrt()
+    return power_of_coils(coils).sqrt_()
 
 
 def strongest_coil(coils: Complex64[Tensor, "items coils p q"]) -> int:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from pipelines.solvers.items import inner, spread, squared_norm
+
 
 @dataclass(frozen=True, slots=True)
 class Solution:
@@ -57,7 +59,7 @@ def conjugate_gradients(
     x = torch.zeros_like(right_side)
     r = right_side.clone()
     p = right_side.clone()
-    rr = _squared_norm(r)
+    rr = squared_norm(r)
     start = rr.clone()
     goal = start * tolerance**2
     steps = torch.zeros(items, dtype=torch.int64, device=right_side.device)
@@ -66,35 +68,16 @@ def conjugate_gradients(
         if not bool(active.any()):
             break
         ap = system(p)
-        curvature = _inner(p, ap)
+        curvature = inner(p, ap)
         active = active & (curvature > 0)
         alpha = torch.where(active, rr / curvature.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
-        x.addcmul_(p, _spread(alpha, p))
-        r.addcmul_(ap, _spread(-alpha, p))
-        rr_next = torch.where(active, _squared_norm(r), rr)
+        x.addcmul_(p, spread(alpha, p))
+        r.addcmul_(ap, spread(-alpha, p))
+        rr_next = torch.where(active, squared_norm(r), rr)
         beta = torch.where(active, rr_next / rr.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
-        p.mul_(_spread(beta, p)).add_(r)
+        p.mul_(spread(beta, p)).add_(r)
         rr = rr_next
         steps += active
         active = active & (rr > goal)
     residual = torch.sqrt(rr / start.clamp_min(torch.finfo(torch.float64).tiny))
     return Solution(x, steps, residual)
-
-
-def _inner(u: Tensor, v: Tensor) -> Tensor:
-    """Real part of `<u, v>` of each item, accumulated in double precision."""
-    return (_real(u) * _real(v)).sum(dim=1, dtype=torch.float64)
-
-
-def _squared_norm(u: Tensor) -> Tensor:
-    return _real(u).square().sum(dim=1, dtype=torch.float64)
-
-
-def _real(u: Tensor) -> Tensor:
-    """Each item as one row of real numbers."""
-    return (torch.view_as_real(u) if u.is_complex() else u).reshape(u.shape[0], -1)
-
-
-def _spread(step: Tensor, like: Tensor) -> Tensor:
-    """One number an item, in the shape and precision that multiplies `like`."""
-    return step.to(like.dtype).view(-1, *(1 for _ in like.shape[1:]))

@@ -7,7 +7,8 @@ Knows no MRI. The problem comes as an object with gradients and proximal maps (`
 H and r smooth, f and g with a proximal map; none need be convex. r is apart from H because it may be costly (a
 network): it is never evaluated while v moves.
 
-One iteration moves u, then v. For a block x with k accepted steps since its last restart and the constant L:
+One iteration moves u, then v (v in every n-th iteration only, if so asked). For a block x with k accepted steps since
+its last restart and the constant L:
 
     bar = x + k/(k+3) (x - x_previous),    x+ = prox_{f/L}(bar - gradient(bar) / L).
 
@@ -142,6 +143,7 @@ def ipalm(
     iterations: int,
     tolerance: float,
     fix_v: bool = False,
+    v_every: int = 1,
     start_constants: tuple[Float64[Tensor, "items"], Float64[Tensor, "items"]] | None = None,
     tries: int = 15,
     rounding: float | None = None,
@@ -156,10 +158,11 @@ def ipalm(
         start_u: `(items, ...)`.
         start_v: `(items, ...)`.
         iterations: most iterations.
-        tolerance: an item stops when `|x+ - x| <= tolerance |x+|` for both blocks x in one iteration, neither of them
-            held back. Since a constant that is far too large makes short steps anywhere, this counts only once a
-            constant was as small as the curvature lets it be.
+        tolerance: an item stops when `|x+ - x| <= tolerance |x+|` for both blocks x in one iteration that moves both,
+            neither of them held back. Since a constant that is far too large makes short steps anywhere, this counts
+            only once a constant was as small as the curvature lets it be.
         fix_v: leave v where it is: accelerated proximal gradient in u.
+        v_every: iterations from one step of v to the next, for a v that has hardly to move and whose steps are dear.
         start_constants: first L of u and of v, for example `next_constants` of a problem solved before; 1 by default.
         tries: steps tried before a block is left where it is for this iteration.
         rounding: relative error of the values, by which comparisons are relaxed; 8 units in the last place of the
@@ -195,7 +198,7 @@ def ipalm(
     def gradient_v(point: Tensor) -> tuple[Tensor, Tensor]:
         return problem.gradient_v(u.point, point)
 
-    for _ in range(iterations):
+    for iteration in range(iterations):
         if not bool(active.any()):
             break
         if should_stop is not None and should_stop():
@@ -211,7 +214,9 @@ def ipalm(
         record.between.append(between)
         record.constants_u.append(u.tried)
         settled, stalled = u.settled(tolerance), u.failed
-        if not fix_v:
+        if not fix_v and iteration % v_every:
+            settled = stalled = torch.zeros_like(active)
+        elif not fix_v:
             parts, penalty_v = v.advance(
                 gradient_v, smooth_v, problem.prox_v, problem.penalty_v, joint[None], penalty_v, active
             )

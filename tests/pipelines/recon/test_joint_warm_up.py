@@ -21,8 +21,8 @@ def begin(prepared: Prepared, *, new_maps: bool = True, is_complex: bool = True)
 
 
 def error_of_maps(maps: Tensor, coils: Tensor) -> float:
-    """How much of the true coil images `(coils, y, x)` lies outside the span of the maps at their pixels."""
-    unit = unit_maps(maps)[0]
+    """How much of the true coil images `(coils, y, x)` lies outside the span of the maps `(1, coils, x, y)`."""
+    unit = unit_maps(maps)[0].mT
     along = (unit.conj() * coils).sum(0)
     return float(torch.linalg.vector_norm(coils - unit * along) / torch.linalg.vector_norm(coils))
 
@@ -32,16 +32,16 @@ def test_maps_of_few_calibration_lines_come_nearer_to_those_of_all_lines():
     coils = joint_scenes.coil_images(4, 64, 64)[0][0, :, 0]
     start, found = begin(prepared)
     assert error_of_maps(found.maps, coils) < 0.8 * error_of_maps(start.maps, coils)
-    image = (found.image.abs() * found.unit[:, None, None])[:, None]
+    image = (found.image.abs() * found.unit[:, None, None])[:, None].mT
     held = begin(prepared, new_maps=False)[1]
-    of_held = (held.image.abs() * held.unit[:, None, None])[:, None]
+    of_held = (held.image.abs() * held.unit[:, None, None])[:, None].mT
     assert joint_scenes.nrmse(image, truth) < joint_scenes.nrmse(of_held, truth)
 
 
 def test_maps_of_fully_sampled_images_are_those_of_their_calibration_lines():
     prepared, _ = joint_scenes.cartesian(calibration=24, noise_std=1e-4)
     start = next(iter(make_starts(prepared, 1 << 24).parts))
-    maps = maps_of_images(to_image(prepared.kspace[:, :, 0]))
+    maps = maps_of_images(to_image(prepared.kspace[:, :, 0]).mT)
     coils = joint_scenes.coil_images(4, 64, 64)[0][0, :, 0]
     assert abs(error_of_maps(maps, coils) - error_of_maps(start.maps, coils)) < 1e-3
 

@@ -22,7 +22,7 @@ def frames_of(images: Tensor, counts: Tensor) -> Prepared:
 
 
 @pytest.mark.parametrize(("frames", "z"), [(1, 1), (3, 1), (2, 4), (1, 5)])
-def test_fully_measured_partitions_are_planes_of_y_and_x(frames: int, z: int):
+def test_fully_measured_partitions_are_planes_of_x_and_y(frames: int, z: int):
     images = complex_noise(frames, 2, z, 6, 5)
     counts = torch.zeros(frames, z, 6)
     counts[:, :, ::2] = 1
@@ -30,7 +30,7 @@ def test_fully_measured_partitions_are_planes_of_y_and_x(frames: int, z: int):
     planes = make_planes(frames_of(images, counts))
 
     assert not planes.is_across
-    assert planes.kspace.shape == (frames * z, 2, 6, 5)
+    assert planes.kspace.shape == (frames * z, 2, 5, 6)
     aliased = to_image(to_kspace(images) * (counts > 0)[:, None, ..., None])
     for coil in range(2):
         torch.testing.assert_close(planes.to_volumes(to_image(planes.kspace[:, coil])), aliased[:, coil])
@@ -71,4 +71,4 @@ def test_columns_that_were_not_measured_have_no_weight():
     prepared = frames_of(complex_noise(1, 2, 1, 6, 5), torch.ones(1, 1, 6))
     sampled = torch.tensor([False, False, True, True, True])
     planes = make_planes(dataclasses.replace(prepared, readout_sampled=sampled))
-    assert torch.equal(planes.weights, sampled.float().expand(1, 6, 5))
+    assert torch.equal(planes.weights, sampled.float()[:, None].expand(1, 5, 6))

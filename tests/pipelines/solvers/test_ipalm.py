@@ -367,3 +367,20 @@ def test_value_that_is_not_a_number_shortens_the_step():
     )
     torch.testing.assert_close(result.u, torch.full_like(start, 2.0), rtol=1e-5, atol=0)
     assert int(result.refusals[0]) > 0
+
+
+def test_second_block_moves_in_every_third_iteration_and_ends_where_it_would_have(generator: torch.Generator):
+    def coupling(u: Tensor, v: Tensor) -> Tensor:
+        return half_square(u + v - 1) + half_square(u - 2 * v)
+
+    start = torch.randn((2, 5), dtype=torch.float64, generator=generator)
+    problem = Problem(coupling)
+    found = ipalm(problem, start, start.flip(0), iterations=400, tolerance=1e-12, v_every=3)
+    steps = int(found.iterations.max())
+    # Refused steps evaluate values, not gradients: each step of a block has one gradient.
+    assert problem.calls["gradient_u"] == steps
+    assert problem.calls["gradient_v"] == -(-steps // 3)
+    assert found.stopped_by == (StoppedBy.TOLERANCE,) * 2
+    torch.testing.assert_close(found.u, torch.full_like(start, 2 / 3), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.v, torch.full_like(start, 1 / 3), rtol=0, atol=1e-9)
+    assert bool((found.objective.diff(dim=0) <= 1e-12).all())
