@@ -27,7 +27,7 @@ def total(values: Tensor) -> Float64[Tensor, "items"]:
     """
     flat = values.reshape(values.shape[0], -1)
     whole = flat.shape[1] // ROW * ROW
-    rows = flat[:, :whole].reshape(flat.shape[0], -1, ROW).sum(2)
+    rows = flat[:, :whole].reshape(flat.shape[0], whole // ROW, ROW).sum(2)
     return rows.sum(1, dtype=torch.float64) + flat[:, whole:].sum(1, dtype=torch.float64)
 
 
