@@ -28,5 +28,5 @@ def test_inner_product_of_complex_items_is_the_real_part():
     a = torch.tensor([[1 + 2j, 3 - 1j]], dtype=torch.complex64)
     b = torch.tensor([[2 - 1j, 1 + 1j]], dtype=torch.complex64)
     assert inner(a, b).tolist() == [2.0]
-    assert inner(a.conj(), b).tolist() == [6.0]
+    assert inner(a.conj(), b).tolist() == [8.0]
     assert squared_norm(a).tolist() == [15.0]
