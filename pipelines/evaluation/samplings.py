@@ -1,4 +1,4 @@
-"""Named undersampling patterns, seeded; numpy only, knows no images.
+"""Undersampling patterns by name, seeded; numpy only, knows no images.
 
 Masks have the centre of k-space at n//2. The acceleration R is points of the full grid over points measured, the
 fully sampled centre included. Radial: full sampling is `pi/2 n` spokes of n samples for an n x n image, so that R-fold
@@ -7,6 +7,7 @@ has `pi/2 n / R` spokes, and `2/pi R` times fewer samples than the grid has poin
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import pi
 
@@ -111,29 +112,40 @@ class Radial:
 
 Sampling = Lines | Plane | Radial
 
-SAMPLINGS: dict[str, Sampling] = {
-    "full": Lines(1.0, 1.0),
-    "cartesian4_acl8": Lines(4.0, 0.08),
-    "cartesian4_acl8_swapped": Lines(4.0, 0.08, is_swapped=True),
-    "cartesian4_acl4": Lines(4.0, 0.04),
-    "cartesian4_acl4_swapped": Lines(4.0, 0.04, is_swapped=True),
-    "equispaced4_acl8": Lines(4.0, 0.08, is_even=True),
-    "equispaced4_acl8_swapped": Lines(4.0, 0.08, is_even=True, is_swapped=True),
-    "equispaced4_acl4": Lines(4.0, 0.04, is_even=True),
-    "cartesian8_acl4": Lines(8.0, 0.04),
-    "gaussian8": Plane(8.0, 0.08),
-    "poisson8": Plane(8.0, 0.08, is_disc=True),
-    "radial11": Radial(11.0),
-}
-"""Patterns by name."""
+KNOWN = (
+    "full, cartesianR_aclP, equispacedR_aclP (R-fold, P % autocalibration lines; _swapped at the end swaps the axes)"
+)
+KNOWN_PLANES = "gaussianR, poissonR, radialR"
+PLANE_SHARE = 0.08
+"""Of the fully sampled block of two phase-encoding axes, along each of them."""
+
+_LINES = re.compile(r"(cartesian|equispaced)([1-9]\d?)_acl([1-9]\d?)(_swapped)?")
+_POINTS = re.compile(r"(gaussian|poisson|radial)([1-9]\d?)")
 
 
 def find_sampling(name: str) -> Sampling:
-    """The pattern of that name.
+    """The pattern of that name: for example cartesian4_acl8, equispaced6_acl4_swapped, gaussian8, radial11, full.
 
     Raises:
-        EvaluationError: there is none; the message lists those there are.
+        EvaluationError: there is none, the message says which there are; or calibration alone needs more lines or
+            points than the acceleration leaves.
     """
-    if name not in SAMPLINGS:
-        raise EvaluationError(f"unknown sampling {name!r}; known are {', '.join(SAMPLINGS)}")
-    return SAMPLINGS[name]
+    if name == "full":
+        return Lines(1.0, 1.0)
+    if lines := _LINES.fullmatch(name):
+        kind, acceleration, percent, swapped = lines.groups()
+        share = int(percent) / 100
+        _check_calibration(name, float(acceleration), share)
+        return Lines(float(acceleration), share, is_even=kind == "equispaced", is_swapped=swapped is not None)
+    if points := _POINTS.fullmatch(name):
+        kind, acceleration = points.groups()
+        if kind == "radial":
+            return Radial(float(acceleration))
+        _check_calibration(name, float(acceleration), PLANE_SHARE**2)
+        return Plane(float(acceleration), PLANE_SHARE, is_disc=kind == "poisson")
+    raise EvaluationError(f"unknown sampling {name!r}; known are {KNOWN}, {KNOWN_PLANES}")
+
+
+def _check_calibration(name: str, acceleration: float, share: float) -> None:
+    if share * acceleration > 1:
+        raise EvaluationError(f"sampling {name!r}: the calibration alone is more than one in {acceleration:g}")

@@ -39,7 +39,12 @@ def main(
     pipeline: Annotated[str, typer.Argument(help="Pipeline to calibrate.", metavar="PIPELINE")],
     data: Annotated[list[Path], typer.Argument(help="HDF5 files or folders with a known truth.", metavar="DATA...")],
     sampling: Annotated[
-        list[str] | None, typer.Option(help="Undersampling pattern; may be repeated; by default cartesian4_acl8.")
+        list[str] | None,
+        typer.Option(
+            help="Undersampling pattern: cartesianR_aclP or equispacedR_aclP (R-fold, P % calibration lines; _swapped"
+            " at the end swaps the axes), gaussianR, poissonR, radialR or full; may be repeated; by default"
+            " cartesian4_acl8."
+        ),
     ] = None,
     noise: Annotated[
         list[float] | None,
