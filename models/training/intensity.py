@@ -93,7 +93,7 @@ class IntensityMap:
             torch.tensor(each, dtype=torch.float32, device=intensity.device)
             for each in (self.inputs, self.outputs, self.slopes)
         )
-        piece = torch.bucketize(intensity, knots[1:-1], right=True)
+        piece = torch.bucketize(intensity.contiguous(), knots[1:-1], right=True)
         width = (knots[1:] - knots[:-1])[piece]
         t = ((intensity - knots[piece]) / width).clamp(0, 1)
         start, end = values[piece], values[piece + 1]

@@ -47,7 +47,7 @@ class Planes:
     def to_volumes(self, planes: Tensor) -> Tensor:
         """Images `(frames, z, y, x)` of planes `(items, p, q)`."""
         pattern = "(f x) z y -> f z y x" if self.is_across else "(f z) x y -> f z y x"
-        return rearrange(planes, pattern, f=self.frames)
+        return rearrange(planes, pattern, f=self.frames).contiguous()
 
 
 def make_planes(prepared: Prepared) -> Planes:
