@@ -52,6 +52,7 @@ class Request:
     level: float
     delta: float
     floor: float
+    most_risk: float
     fits_intensity: bool
 
 
@@ -85,7 +86,9 @@ def fit(
         curve = fit_intensity_of(calibration) if asked.fits_intensity else None
         calibration = correct_intensity(calibration, curve) if curve else calibration
         guarantee = asked.guarantee or choose(len(calibration), asked.level, asked.delta)
-        scaling = fit_scaling(calibration, guarantee, level=asked.level, floor=asked.floor, delta=asked.delta)
+        scaling = fit_scaling(
+            calibration, guarantee, level=asked.level, floor=asked.floor, delta=asked.delta, most_risk=asked.most_risk
+        )
     except ValueError as error:
         raise SettingsError(str(error)) from error
 

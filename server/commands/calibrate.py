@@ -71,6 +71,9 @@ def main(
     ] = None,
     level: Annotated[float, typer.Option(help="Coverage of the intervals.", min=0.5, max=0.99)] = 0.9,
     delta: Annotated[float, typer.Option(help="Probability that the promise fails.", min=0.001, max=0.5)] = 0.1,
+    most_risk: Annotated[
+        float, typer.Option(help="Largest missed part that a scan counts with in the promise expected.", max=1)
+    ] = 1.0,
     floor: Annotated[float, typer.Option(help="Added to deviations, relative to bright tissue.", min=0, max=0.1)] = 0.0,
     intensity: Annotated[bool, typer.Option("--intensity", help="Fit a correction of intensities too.")] = False,
     write_card: Annotated[
@@ -121,7 +124,13 @@ def main(
     paths = (output / f"{pipeline}.json", output / f"{pipeline}.png")
     check_writable(*paths)
     most = scans * len(data)
-    _check_scans(guarantee, most if test else most // 2, level, delta, 1 if test else 2)
+    if not 1 - level <= most_risk:
+        raise SettingsError(f"--most-risk must be at least 1 - level, {1 - level:g}")
+    calibrating_scans, parts = (most, 1) if test else (most // 2, 2)
+    if guarantee is Guarantee.BOUND:
+        _check_scans("a bound", fewest_scans(1 - level, delta), calibrating_scans, parts)
+    if guarantee is Guarantee.EXPECTED:
+        _check_scans("an expected risk", fewest_expected(1 - level, most_risk), calibrating_scans, parts)
     settings = config.load(file, parse_values(values or [])).settings
     use_directory(models or (Path(settings.models.directory) if settings.models.directory else None))
     stored = None if write_card is None else find_model(write_card)
@@ -137,7 +146,7 @@ def main(
     both = {each.scan for each in calibrating} & {each.scan for each in testing}
     if both:
         raise SettingsError(f"{test} holds {len(both)} of the scans that calibrate; test on others")
-    outcome = fit(calibrating, testing, conditions, Request(guarantee, level, delta, floor, intensity))
+    outcome = fit(calibrating, testing, conditions, Request(guarantee, level, delta, floor, most_risk, intensity))
     given = " ".join(parameter or []) or "defaults"
     title = "; ".join(condition.title for condition in conditions)
     where = ", ".join(path.name for path in data) + (" (held out)" if held_out else "")
@@ -163,13 +172,8 @@ def main(
         typer.echo(path)
 
 
-def _check_scans(guarantee: Guarantee | None, calibrating: int, level: float, delta: float, parts: int) -> None:
+def _check_scans(what: str, fewest: int, calibrating: int, parts: int) -> None:
     """Refuse, before the work, a promise that so many scans cannot keep; `parts` says what of all they are."""
-    needed = {
-        Guarantee.BOUND: ("a bound", fewest_scans(1 - level, delta)),
-        Guarantee.EXPECTED: ("an expected risk", fewest_expected(1 - level)),
-    }
-    what, fewest = needed.get(guarantee, ("", 0)) if guarantee is not None else ("", 0)
     if calibrating < fewest:
         raise SettingsError(f"{what} needs at least {fewest * parts} scans here; fewer were asked for")
 

@@ -13,12 +13,14 @@ from models.training.conformal import (
     Guarantee,
     admissible_risk,
     choose,
+    fewest_expected,
     fewest_scans,
     fit_scaling,
     hoeffding_bentkus,
     needed_factors,
     quantile_of,
     smallest_factor,
+    smallest_factor_capped,
 )
 
 SIDE = 16
@@ -74,6 +76,38 @@ def test_the_expected_risk_is_the_promised_one_on_average(
         assert scaling.delta == 0
     # At most alpha, and not below it by more than 2 / (n + 1).
     assert 0.1 - 2 / 21 <= np.mean(risks) <= 0.1 + 0.003
+
+
+@pytest.mark.parametrize("most_risk", [0.25, 0.4])
+def test_the_expected_risk_is_promised_tightly_where_a_scan_counts_with_less_than_all(
+    population: list[ComparedScan], risk_of: Callable[[float], np.ndarray], most_risk: float
+) -> None:
+    rng, n = np.random.default_rng(4), 12
+    risks = []
+    for _ in range(300):
+        drawn = rng.choice(len(population), n, replace=False)
+        scaling = fit_scaling([population[i] for i in drawn], Guarantee.EXPECTED, most_risk=most_risk)
+        risks.append(np.minimum(np.delete(risk_of(scaling.factor), drawn), most_risk).mean())
+    # At most alpha, and not below it by more than 2 B / (n + 1).
+    assert 0.1 - 2 * most_risk / 13 <= np.mean(risks) <= 0.1 + 0.003
+
+
+def test_a_scan_far_off_counts_with_no_more_than_the_largest_risk() -> None:
+    near, far = np.linspace(0.01, 1, 100), np.full(100, 50.0)
+    scans = [near] * 9 + [far]
+    # The far scan costs 0.3 / 10 of the 0.1, whatever the factor below 50; nine others share the rest of it.
+    assert smallest_factor_capped(scans, 0.1, 0.3) == pytest.approx(0.93)
+    assert smallest_factor_capped(scans, 0.1, 1.0) == pytest.approx(1.0)
+    assert smallest_factor_capped([np.zeros(5)], 0.0, 0.3) == 0.0
+
+
+def test_a_largest_risk_below_the_promised_one_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"from 0\.1 to 1, not 0\.05"):
+        fit_scaling([scan_with_errors(rng)] * 30, Guarantee.EXPECTED, most_risk=0.05)
+    assert fewest_expected(0.1, 0.3) == 2
+    with pytest.raises(ValueError, match="2 are needed"):
+        fit_scaling([scan_with_errors(rng)], Guarantee.EXPECTED, most_risk=0.3)
 
 
 def test_the_bound_fails_in_at_most_delta_of_all_draws(
