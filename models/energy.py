@@ -21,7 +21,7 @@ the score?"; Vincent 2011, doi 10.1162/NECO_a_00142.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -160,6 +160,23 @@ def make_energy(**configuration: int | float) -> EnergyModel:
         ValueError: a size makes no network.
     """
     return EnergyModel(EnergyConfiguration(**configuration))  # type: ignore[arg-type]  # checked there
+
+
+def deepened(model: EnergyModel, blocks: int) -> EnergyModel:
+    """The same energy from a network with more residual blocks a stage, to train on.
+
+    New blocks come after those there are and begin as the identity: their convolutions are zero, and so is silu(0). So
+    a longer training goes on from what a shorter one of a smaller network has learnt, instead of anew.
+
+    Raises:
+        ValueError: fewer blocks than there are.
+    """
+    if blocks < model.configuration.blocks:
+        raise ValueError(f"the network has {model.configuration.blocks} blocks a stage already, more than {blocks}")
+    deeper = EnergyModel(replace(model.configuration, blocks=blocks))
+    known = model.state_dict()
+    deeper.load_state_dict({name: known.get(name, torch.zeros_like(new)) for name, new in deeper.state_dict().items()})
+    return deeper
 
 
 def reference_magnitude(magnitude: Float32[Tensor, "items *shape"]) -> Float32[Tensor, "items"]:

@@ -4,7 +4,7 @@
 
        L_1 = E |s grad R(x + s n; s) - n|^2 / pixels,        n white, log s uniform
 
-   It teaches the gradient near the data, cheaply, for any s.
+   It teaches the gradient near the data, cheaply, for any s; three of four s are small ones, which reconstructions use.
 
 2. *Maximum likelihood* (Zach 2023, doi 10.1109/TMI.2023.3288631) at the smallest s: energies of noisy data fall, those
    of what the model takes for images rise,
@@ -69,6 +69,8 @@ class EnergySettings:
         likelihood_weight: of L_2.
         half: whether the network computes in bfloat16 while it trains.
         device: where it trains.
+        used: part of the noise levels that is drawn between the smallest and `most_used`, where reconstructions ask.
+        most_used: see `used`.
     """
 
     side: int = 64
@@ -82,11 +84,22 @@ class EnergySettings:
     likelihood_weight: float = 1.0
     half: bool = True
     device: str = "cpu"
+    used: float = 0.75
+    most_used: float = 0.07
 
 
 def chain_length(updates: int, settings: EnergySettings) -> int:
     """Langevin steps of a negative after so many updates of maximum likelihood."""
     return math.ceil(settings.longest_chain * (1 - math.exp(-(updates + FIRST_CHAINS) / settings.growth)))
+
+
+def draw_levels(settings: EnergySettings, generator: torch.Generator) -> Float32[Tensor, "batch"]:
+    """Noise level of each patch: log uniform, from half the smallest (which counts as the smallest) on."""
+    low = math.log(SMALLEST_DEVIATION / 2)
+    is_used = torch.rand(settings.batch, generator=generator) < settings.used
+    high = torch.where(is_used, math.log(settings.most_used), math.log(LARGEST_DEVIATION))
+    levels = torch.exp(low + (high - low) * torch.rand(settings.batch, generator=generator))
+    return levels.clamp(min=SMALLEST_DEVIATION)
 
 
 def energy_range(model: EnergyModel, images: Iterable[Float32[Tensor, "_y _x"]]) -> tuple[float, float]:
@@ -144,9 +157,7 @@ class EnergyRecipe:
         """L_1, and L_2 once it is time."""
         settings = self._settings
         clean = self._patches.draw(settings.batch, random.numpy).to(settings.device)
-        low, high = math.log(SMALLEST_DEVIATION / 2), math.log(LARGEST_DEVIATION)
-        levels = torch.exp(low + (high - low) * torch.rand(settings.batch, generator=random.torch)).to(settings.device)
-        levels = levels.clamp(min=SMALLEST_DEVIATION)
+        levels = draw_levels(settings, random.torch).to(settings.device)
         noise = self._normal(clean.shape, random)
         noisy = (clean + levels[:, None, None] * noise).requires_grad_(True)
         energy = self._energy(noisy, levels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, cast
@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models.card import CardDraft, Domain, Training
-from models.energy import LARGE, SMALL, EnergyModel
+from models.catalogue import use_directory
+from models.energy import LARGE, SMALL, EnergyConfiguration, EnergyModel, deepened
 from models.errors import TrainingDataError
-from models.store import save_model
+from models.store import open_model, save_model
 from models.training import energy
 from models.training.energy import EnergyRecipe, EnergySettings, energy_range
 from models.training.images import Source, read_sources, validation_images, validation_slices
@@ -49,7 +50,9 @@ class Size(StrEnum):
 class Plan:
     """All options that decide what is learnt."""
 
+    network: EnergyConfiguration
     size: Size
+    begin_with: str
     recipe: EnergySettings
     loop: LoopSettings
     threads: int
@@ -60,7 +63,8 @@ class Plan:
         for path in data:
             words += ["--data", path.name]
         values = {
-            "size": self.size.value,
+            **({"begin-with": self.begin_with} if self.begin_with else {"size": self.size.value}),
+            "blocks": self.network.blocks,
             "updates": self.loop.updates,
             "likelihood-from": self.recipe.likelihood_from,
             "side": self.recipe.side,
@@ -86,6 +90,12 @@ def main(
     updates: Annotated[int, typer.Option(help="Steps of the optimiser.", min=1)] = 14500,
     likelihood_from: Annotated[int, typer.Option(help="Update at which maximum likelihood begins.", min=0)] = 12000,
     size: Annotated[Size, typer.Option(help="Size of the network; large needs a GPU.")] = Size.SMALL,
+    blocks: Annotated[
+        int | None, typer.Option(help="Residual blocks a stage, instead of those of the size or model.", min=1, max=8)
+    ] = None,
+    begin_with: Annotated[
+        str, typer.Option(help="Model to go on from, of as many blocks or fewer, instead of a size.", metavar="MODEL")
+    ] = "",
     side: Annotated[int, typer.Option(help="Side of training patches, in pixels.", min=16, max=512)] = 64,
     batch: Annotated[int, typer.Option(help="Patches an update.", min=1)] = 16,
     chain: Annotated[int, typer.Option(help="Longest chain of Langevin steps.", min=1)] = 40,
@@ -131,10 +141,14 @@ def main(
     console = Console(stderr=True)
     _check_device(device)
     recipe_settings = EnergySettings(side, batch, likelihood_from, chain, half=not precise, device=device)
-    plan = Plan(size, recipe_settings, LoopSettings(updates, rate=rate, seed=seed, look_every=look_every), threads)
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
+    if models.is_dir():
+        use_directory(models)  # what one has trained before is begun with, too
+    network, title = _network(size, blocks, begin_with)
+    loop = LoopSettings(updates, rate=rate, seed=seed, look_every=look_every)
+    plan = Plan(network.configuration, size, title, recipe_settings, loop, threads)
     training = read_sources(data, validation=False)
     validation = read_sources(data, validation=True)
     for source in training:
@@ -143,7 +157,7 @@ def main(
     draft = None
     if name:  # before hours of training, so that nothing is missing after them
         draft = _draft(plan, data, training, _pairs(data_licence or []), name, version, summary, licence, limit or [])
-    recipe = EnergyRecipe(EnergyModel(SMALL if size is Size.SMALL else LARGE), training, validation, plan.recipe)
+    recipe = EnergyRecipe(network, training, validation, plan.recipe)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
     ) as progress:
@@ -156,6 +170,27 @@ def main(
         progress.update(task, completed=updates)
     if draft is not None:
         _save(draft, plan, output, models, averaged, validation, console)
+
+
+def _network(size: Size, blocks: int | None, begin_with: str) -> tuple[EnergyModel, str]:
+    """The network to train, and the title of the model that it begins with.
+
+    Raises:
+        BadParameter: that model is no energy, or has more blocks.
+        ModelError: it cannot be opened.
+    """
+    if not begin_with:
+        configuration = SMALL if size is Size.SMALL else LARGE
+        return EnergyModel(replace(configuration, blocks=blocks or configuration.blocks)), ""
+    stored = open_model(begin_with)
+    known = stored.build()
+    if not isinstance(known, EnergyModel):
+        raise typer.BadParameter(f"--begin-with {begin_with}: {stored.card.title} is no energy")
+    try:
+        deeper = deepened(known, blocks or known.configuration.blocks)
+    except ValueError as error:
+        raise typer.BadParameter(f"--blocks: {error}") from error
+    return deeper.requires_grad_(requires_grad=True), stored.card.title
 
 
 def _check_device(name: str) -> None:
@@ -200,7 +235,7 @@ def _draft(
             version=version,
             summary=summary,
             architecture=Model.ENERGY.value,
-            configuration={**(SMALL if plan.size is Size.SMALL else LARGE).as_dict()},
+            configuration={**plan.network.as_dict()},
             licence=licence,
             data=data_sources(training, licences),
             training=Training(

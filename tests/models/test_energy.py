@@ -16,6 +16,7 @@ from models.energy import (
     SMALLEST_DEVIATION,
     EnergyConfiguration,
     EnergyModel,
+    deepened,
     make_energy,
     reference_magnitude,
 )
@@ -30,6 +31,20 @@ def tiny(seed: int = 0) -> EnergyModel:
 
 def images(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_deepened_network_has_the_same_energy_and_learns_with_all_of_its_weights() -> None:
+    model, image = tiny(), images(2, 12, 8)
+    deeper = deepened(model, 3)
+    assert deeper.configuration == EnergyConfiguration(stages=2, features=8, growth=1.5, blocks=3)
+    for found, expected in zip(
+        deeper.value_and_gradient(image, 0.05), model.value_and_gradient(image, 0.05), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    deeper(image, torch.full((2,), 0.05)).sum().backward()
+    assert all(bool(weights.grad is not None and weights.grad.any()) for weights in deeper.parameters())
+    with pytest.raises(ValueError, match="3 blocks a stage already, more than 2"):
+        deepened(deeper, 2)
 
 
 @pytest.mark.parametrize("deviation", [SMALLEST_DEVIATION, 0.05, LARGEST_DEVIATION])

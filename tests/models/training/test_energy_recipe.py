@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.energy import SMALLEST_DEVIATION, EnergyConfiguration, EnergyModel
+from models.energy import LARGEST_DEVIATION, SMALLEST_DEVIATION, EnergyConfiguration, EnergyModel
 from models.errors import TrainingDataError
 from models.training import energy
 from models.training.energy import (
@@ -20,6 +21,7 @@ from models.training.energy import (
     EnergyRecipe,
     EnergySettings,
     chain_length,
+    draw_levels,
     energy_range,
 )
 from models.training.images import Source
@@ -201,6 +203,16 @@ def test_a_resumed_run_ends_with_the_same_bits_buffer_included(tmp_path: Path, m
     last, last_resumed = read_history(tmp_path / "whole")[-1], read_history(tmp_path / "halves")[-1]
     assert {**last, "seconds": 0} == {**last_resumed, "seconds": 0}
     assert {"psnr_db_0.015", "psnr_db_0.05", "psnr_db_0.15", "energy_data", "energy_permuted"} <= last.keys()
+
+
+def test_three_of_four_noise_levels_are_such_as_reconstructions_use() -> None:
+    levels = draw_levels(EnergySettings(batch=40_000), torch.Generator().manual_seed(0))
+    assert float(levels.min()) == pytest.approx(SMALLEST_DEVIATION)
+    assert float(levels.max()) == pytest.approx(LARGEST_DEVIATION, rel=0.01)
+    # Of those drawn up to the largest, some are small by chance.
+    low = math.log(SMALLEST_DEVIATION / 2)
+    expected = 0.75 + 0.25 * (math.log(0.07) - low) / (math.log(LARGEST_DEVIATION) - low)
+    assert float((levels < 0.07).double().mean()) == pytest.approx(expected, abs=0.01)
 
 
 def test_settings_are_those_that_decide_what_is_learnt() -> None:

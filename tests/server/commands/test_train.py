@@ -105,6 +105,31 @@ def test_a_run_leaves_checkpoint_history_and_pictures_and_saves_its_model_afterw
     assert all(torch.equal(repeated[name], tensor) for name, tensor in averaged.items())
 
 
+def test_a_deeper_network_goes_on_from_a_model_that_one_has(run: Run, data: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    assert run(*arguments(data, tmp_path / "first", *NAMED, "--models", models)).status == 0
+    further = ("--begin-with", "energy-heads", "--blocks", 3, *NAMED, "--version", "1.1.0", "--models", models)
+    outcome = run(*arguments(data, tmp_path / "second", *further))
+    assert outcome.status == 0, outcome.errors
+    use_directory(models)
+    stored = open_model("energy-heads@1.1.0")
+    assert stored.card.configuration["blocks"] == 3
+    assert "--begin-with energy-heads@1.0.0 --blocks 3" in stored.card.training.command
+    # Four updates change weights little: those of the first model are recognised, new ones began at zero.
+    first = open_model("energy-heads@1.0.0").tensors
+    name = "down.0.0.convolution.weight"
+    assert float((stored.tensors[name] - first[name]).abs().max()) < 0.1 * float(first[name].abs().max())
+    assert float(stored.tensors["down.0.2.convolution.weight"].abs().max()) < 0.1 * float(first[name].abs().max())
+
+    outcome = run(*arguments(data, tmp_path / "third", "--begin-with", "energy-heads@1.1.0", "--blocks", 2))
+    assert outcome.status == 2
+    assert "3 blocks a stage already" in outcome.errors
+    outcome = run(*arguments(data, tmp_path / "third", "--begin-with", "energy-feet"))
+    assert outcome.status == 1
+    assert "energy-feet" in outcome.errors
+    assert not (tmp_path / "third").exists()
+
+
 def test_a_run_with_other_options_is_not_resumed(run: Run, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     assert run(*arguments(data, output)).status == 0
