@@ -123,7 +123,7 @@ def test_an_item_that_turns_begins_anew_and_converges_linearly(generator: torch.
 
     found = solve(gradient, free, torch.zeros_like(right), torch.ones(1, dtype=torch.float64), iterations=1000)
     assert int(found.restarts) > 0
-    # Without restarts 1e-4 after as many iterations.
+    # Without restarts 5e-3 after as many iterations.
     torch.testing.assert_close(found.x, right / scales, rtol=1e-8, atol=0)
 
 
