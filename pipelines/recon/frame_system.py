@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Complex64, Float32
+from jaxtyping import Complex64
 from torch import Tensor
 
 from pipelines.operators.encoding import ColumnNormal
@@ -29,7 +28,7 @@ class FrameSystem:
         to_images: rows of pixels as images `(frames, z, y, x)`.
         to_rows: the other way.
         curvature: a bound on the largest eigenvalue of A^H A.
-        noise_std: root of `E|n|^2` of the noise in a pixel of A^H y, mean over the object.
+        noise_std: root of `E|n|^2` of the noise in a pixel of A^H y.
     """
 
     normal: Callable[[Tensor], Tensor]
@@ -73,8 +72,3 @@ def cartesian_system(prepared: Prepared, maps: Complex64[Tensor, "coils z y x"],
         float(weights.max()),
         noise,
     )
-
-
-def object_pixels(maps: Complex64[Tensor, "coils z y x"]) -> Float32[Tensor, "z y x"]:
-    """1 where any coil sees something."""
-    return (maps != 0).any(0).to(torch.float32)
