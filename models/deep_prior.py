@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Complex64
+from jaxtyping import Complex64, Float32
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, leaky_relu
 
@@ -64,8 +64,69 @@ LARGE = DeepPriorConfiguration((32, 64, 128, 128))
 """A million weights; for a GPU."""
 
 
+class SideBySide(nn.Module):
+    """U-Nets that know nothing of each other, as groups of the same convolutions.
+
+    Args:
+        configuration: size of each.
+        outputs: channels that each brings forth.
+        generators: one for each network, to draw its first weights from.
+    """
+
+    def __init__(
+        self, configuration: DeepPriorConfiguration, outputs: int, generators: Sequence[torch.Generator]
+    ) -> None:
+        super().__init__()
+        n, widths, skip = len(generators), configuration.widths, configuration.skip
+        self._networks = n
+        self._cell: int = 2 ** (len(widths) - 1)
+        coming = (configuration.inputs, *widths[:-1])
+        self.down = nn.ModuleList(_Block(n, a, b) for a, b in zip(coming, widths, strict=True))
+        self.skips = nn.ModuleList(_convolution(n, width, skip, 1) for width in widths[:-1])
+        self.up = nn.ModuleList(_Block(n, below + skip, width) for width, below in pairwise(widths))
+        self.last = _convolution(n, widths[0], outputs, 1)
+        for number, generator in enumerate(generators):
+            self._begin(number, generator)
+
+    def forward(self, inputs: Float32[Tensor, "n channels y x"]) -> Float32[Tensor, "n outputs y x"]:
+        """Outputs, network by network, of inputs, network by network; y and x are multiples of `cell`."""
+        features = inputs
+        kept: list[Tensor] = []
+        for number, block in enumerate(self.down):
+            features = block(features if number == 0 else avg_pool2d(features, 2))
+            kept.append(features)
+        for block, skip, beside in zip(reversed(self.up), reversed(self.skips), reversed(kept[:-1]), strict=True):
+            finer = interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+            features = block(self._join(finer, skip(beside)))
+        found: Tensor = self.last(features)
+        return found
+
+    def padded(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """The least multiples of the coarsest pixel that hold y and x."""
+        y, x = (self._cell * math.ceil(size / self._cell) for size in shape)
+        return y, x
+
+    def _join(self, a: Tensor, b: Tensor) -> Tensor:
+        """Channels of both, network by network."""
+        groups = [each.reshape(each.shape[0], self._networks, -1, *each.shape[2:]) for each in (a, b)]
+        return torch.cat(groups, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+
+    def _begin(self, number: int, generator: torch.Generator) -> None:
+        """First weights of one network (He 2015)."""
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d):
+                    size = module.out_channels // self._networks
+                    own = slice(number * size, (number + 1) * size)
+                    bound = math.sqrt(6 / ((1 + SLOPE**2) * module.weight[0].numel()))
+                    scale = LAST_SCALE if module is self.last else 1.0
+                    module.weight[own] = (
+                        scale * bound * (2 * torch.rand(module.weight[own].shape, generator=generator) - 1)
+                    )
+
+
 class DeepPriors(nn.Module):
-    """Networks that compute side by side.
+    """Networks that bring forth all frames of a slice from fixed noise, side by side.
 
     Args:
         configuration: size of each.
@@ -85,53 +146,21 @@ class DeepPriors(nn.Module):
         if min(shape) < 2 ** len(configuration.widths):
             raise ValueError(f"images of {shape} pixels are too small for {len(configuration.widths)} resolutions")
         self.frames, self.shape = frames, shape
-        n, widths, skip = len(seeds), configuration.widths, configuration.skip
-        self._networks = n
-        coming = (configuration.inputs, *widths[:-1])
-        self.down = nn.ModuleList(_Block(n, a, b) for a, b in zip(coming, widths, strict=True))
-        self.skips = nn.ModuleList(_convolution(n, width, skip, 1) for width in widths[:-1])
-        self.up = nn.ModuleList(_Block(n, below + skip, width) for width, below in pairwise(widths))
-        self.last = _convolution(n, widths[0], 2 * frames, 1)
-        cell = 2 ** (len(widths) - 1)
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        cell = 2 ** (len(configuration.widths) - 1)
         padded = [cell * math.ceil(size / cell) for size in shape]
-        noise = torch.empty(n, configuration.inputs, *padded)
-        for number, seed in enumerate(seeds):
-            self._begin(number, noise, torch.Generator("cpu").manual_seed(seed))
-        self.register_buffer("noise", noise.flatten(0, 1)[None].contiguous(memory_format=torch.channels_last))
+        noise = torch.cat(
+            [INPUT_DEVIATION * torch.randn(configuration.inputs, *padded, generator=each) for each in generators]
+        )
+        self.networks = SideBySide(configuration, 2 * frames, generators)
+        self.register_buffer("noise", noise[None].contiguous(memory_format=torch.channels_last))
 
     def forward(self) -> Complex64[Tensor, "networks frames y x"]:
         """The frames of each network."""
-        features = self.noise
-        kept: list[Tensor] = []
-        for number, block in enumerate(self.down):
-            features = block(features if number == 0 else avg_pool2d(features, 2))
-            kept.append(features)
-        for block, skip, beside in zip(reversed(self.up), reversed(self.skips), reversed(kept[:-1]), strict=True):
-            finer = interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
-            features = block(self._join(finer, skip(beside)))
-        found = self.last(features)[0].float()
-        parts = found.reshape(self._networks, 2, self.frames, *found.shape[1:])
+        found = self.networks(self.noise)[0].float()
+        parts = found.reshape(-1, 2, self.frames, *found.shape[1:])
         parts = parts[..., : self.shape[0], : self.shape[1]]
         return torch.complex(parts[:, 0], parts[:, 1])
-
-    def _join(self, a: Tensor, b: Tensor) -> Tensor:
-        """Channels of both, network by network."""
-        groups = [each.reshape(1, self._networks, -1, *each.shape[2:]) for each in (a, b)]
-        return torch.cat(groups, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
-
-    def _begin(self, number: int, noise: Tensor, generator: torch.Generator) -> None:
-        """First weights (He 2015) and input of one network."""
-        with torch.no_grad():
-            noise[number] = INPUT_DEVIATION * torch.randn(noise.shape[1:], generator=generator)
-            for module in self.modules():
-                if isinstance(module, nn.Conv2d):
-                    size = module.out_channels // self._networks
-                    own = slice(number * size, (number + 1) * size)
-                    bound = math.sqrt(6 / ((1 + SLOPE**2) * module.weight[0].numel()))
-                    scale = LAST_SCALE if module is self.last else 1.0
-                    module.weight[own] = (
-                        scale * bound * (2 * torch.rand(module.weight[own].shape, generator=generator) - 1)
-                    )
 
 
 class _Block(nn.Module):

@@ -227,6 +227,38 @@ class JointIpalmParameters(Parameters):
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+class CineLsDipParameters(Parameters):
+    """Parameters of `cine_ls_dip`."""
+
+    coil_compression: int = Field(
+        8, ge=0, le=256, description="Virtual coils to compress to; 0 keeps all coils. Time grows with them."
+    )
+    method: Literal["networks", "low_rank_sparse"] = Field(
+        "networks",
+        description="Networks that learn from this scan alone, or classic low rank plus sparse, in seconds.",
+    )
+    networks: Literal["small", "medium", "large"] = Field(
+        "small", description="Size of the networks; small on a CPU, larger ones for a GPU."
+    )
+    steps: int = Field(90, ge=10, le=5000, description="Most steps of learning; it ends early when nothing is gained.")
+    iterations: int = Field(60, ge=5, le=2000, description="Most iterations of classic low rank plus sparse.")
+    seed: int = Field(0, ge=0, le=1 << 31, description="Of weights and of the lines held out.")
+    time_limit_s: float | None = Field(
+        None,
+        gt=0,
+        le=3600,
+        description="Time after which iterations end early; images then depend on the speed of the machine.",
+    )
+    extra_series: tuple[Literal["low_rank", "sparse"], ...] = Field(
+        (), description="Further series for research, separated by commas: low_rank, sparse."
+    )
+
+    @field_validator("extra_series", mode="before")
+    @classmethod
+    def _split_extra(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 @dataclass(frozen=True, slots=True)
 class PipelineEntry:
     """One name in the registry.
@@ -307,6 +339,13 @@ _BUILT_IN = (
         JointIpalmParameters,
         Grouping.SLICE,
         "pipelines.recon.joint_ipalm:JointIpalm",
+    ),
+    PipelineEntry(
+        "cine_ls_dip",
+        "All frames of a slice together: low rank plus sparse with two networks that learn from this scan alone.",
+        CineLsDipParameters,
+        Grouping.CINE,
+        "pipelines.recon.cine_ls_dip:CineLsDip",
     ),
     PipelineEntry(
         "pass_through",

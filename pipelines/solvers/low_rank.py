@@ -30,6 +30,13 @@ def nuclear_norm(matrices: Tensor) -> Float64[Tensor, "items"]:
     return _gram_eigen(matrices)[0].clamp(min=0).sqrt().sum(1)
 
 
+def leading_part(matrices: Tensor, rank: int) -> Tensor:
+    """The nearest matrix of at most that rank to each item `(items, frames, pixels)`."""
+    _, vectors = _gram_eigen(matrices)
+    leading = vectors[..., -rank:]
+    return (leading @ leading.mH).to(matrices.dtype) @ matrices
+
+
 def shrink_temporal_spectrum(
     matrices: Tensor, threshold: Float[Tensor, "items"], *, without_mean: bool = False
 ) -> Tensor:
