@@ -129,6 +129,7 @@ class CineLsDip:
         else:
             found, others = self._teach(start, first.frames, sets, should_stop)
             solved = self._clock()
+        is_over = should_stop is not None and should_stop()
         deviation = _jackknife(start, found.frames, others, sum(each.share for each in sets) / len(sets))
         return Reconstructed(
             image=start.system.to_images(found.frames) * start.scale,
@@ -137,7 +138,7 @@ class CineLsDip:
             calibration=f"conformal over {CALIBRATION_SCANS} scans: factor {FACTOR:.3g}",
             details=_details(found),
             stages_s={"csm": mapped - started, "recon": solved - mapped, "uncertainty": self._clock() - solved},
-            warnings=self._warnings(start, found),
+            warnings=(f"The time limit of {limit:g} s ended the reconstruction early.",) if is_over else (),
             extras=self._extras(start, found),
         )
 
@@ -190,14 +191,6 @@ class CineLsDip:
             )
             for name in self._parameters.extra_series
         )
-
-    def _warnings(self, start: CineStart, found: Decomposition) -> tuple[str, ...]:
-        said: list[str] = []
-        if found.learned is not None and found.learned.best == 0:
-            said.append("The networks found nothing to correct: images are those of total variation in space and time.")
-        if not start.prepared.noise_is_measured:
-            said.append("The noise was estimated from the data; the weights of the reconstruction come from it.")
-        return tuple(said)
 
     def _clock(self) -> float:
         """Seconds, once the device has finished what it was given."""

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from pipelines.assembly.frame import Completion, Group, GroupKey
+from pipelines.assembly.frame import Completion, Group, Grouping, GroupKey
 from pipelines.image_group import ImageGroup
 from pipelines.mrd import ACQUISITION_HEADER, IMAGE_HEADER, Image, ImageDataType, ImageType
 from pipelines.registry import pipelines
@@ -16,12 +16,15 @@ _N: Final = 64
 _COILS: Final = 4
 _CALIBRATION_LINES: Final = 24
 _NOISE: Final = 0.01
+_FRAMES: Final = 4
 
 
 def tiny_work(pipeline: str) -> Group | ImageGroup:
     """Something small that a pipeline takes: readouts, or an image."""
     entry = pipelines().get(pipeline)
-    return tiny_image_group() if entry is not None and entry.takes_images else tiny_group()
+    if entry is not None and entry.takes_images:
+        return tiny_image_group()
+    return tiny_group(_FRAMES if entry is not None and entry.grouping is Grouping.CINE else 1)
 
 
 def tiny_image_group() -> ImageGroup:
@@ -33,8 +36,11 @@ def tiny_image_group() -> ImageGroup:
     return ImageGroup((Image(header, pixels),))
 
 
-def tiny_group() -> Group:
-    """One slice of 64 x 64 with readout oversampling 2, acceleration 2 and 24 embedded calibration lines."""
+def tiny_group(frames: int = 1) -> Group:
+    """One slice of 64 x 64 with readout oversampling 2, acceleration 2 and 24 embedded calibration lines.
+
+    Of several frames every second one measures the other lines.
+    """
     rng = np.random.default_rng(0)
     n_x = 2 * _N
     y, x = np.meshgrid(np.linspace(-1, 1, _N), np.linspace(-2, 2, n_x), indexing="ij")
@@ -45,11 +51,13 @@ def tiny_group() -> Group:
     )
     axes = (-2, -1)
     kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(disc * coils, axes), norm="ortho"), axes)
-    kspace = kspace + _NOISE * (rng.standard_normal(kspace.shape) + 1j * rng.standard_normal(kspace.shape))
+    shape = (frames, *kspace.shape)
+    kspace = kspace + _NOISE * (rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
     calibration = np.abs(np.arange(_N) - _N // 2) < _CALIBRATION_LINES // 2
-    sampled = calibration | (np.arange(_N) % 2 == 0)
-    kspace = kspace * sampled[None, :, None]
-    headers = np.zeros(1, ACQUISITION_HEADER)
+    sampled = calibration | (np.arange(_N) % 2 == np.arange(frames)[:, None] % 2)
+    kspace = kspace * sampled[:, None, :, None]
+    headers = np.zeros(frames, ACQUISITION_HEADER)
+    headers["idx"]["phase"] = np.arange(frames)
     headers["version"] = 1
     headers["number_of_samples"] = n_x
     headers["center_sample"] = n_x // 2
@@ -66,8 +74,8 @@ def tiny_group() -> Group:
     )
     return Group(
         key=GroupKey(0, 0, 0, 0, 0, 0),
-        kspace=kspace.astype(np.complex64)[None, :, None],
-        counts=sampled.astype(np.float32)[None, None],
+        kspace=kspace.astype(np.complex64)[:, :, None],
+        counts=sampled.astype(np.float32)[:, None],
         calibration_lines=calibration[None],
         readout_extent=(0, n_x),
         headers=headers,

@@ -10,7 +10,8 @@ import pytest
 from pipelines.assembly.assembler import Assembler
 from pipelines.assembly.buffer import HeapSlots
 from pipelines.assembly.frame import Grouping
-from pipelines.phantom import head_phantom
+from pipelines.errors import ReconstructionError
+from pipelines.phantom import beating_heart, head_phantom
 from pipelines.pipeline import Pipeline
 from pipelines.preprocess.preparation import prepare
 from pipelines.registry import SenseParameters
@@ -92,3 +93,39 @@ def test_phases_with_random_masks_of_their_own_are_complete_and_reconstructed():
     output = Pipeline("sense", {}, "cpu")(group, {})
     assert len(output.images) == 2 * N_PHASES
     assert all("Incomplete" not in image.meta for image in output.images)
+
+
+@pytest.fixture(scope="module")
+def with_other_lines_in_each_frame():
+    protocol = Protocol(
+        acceleration=3, calibration_lines=8, pattern=Pattern.RANDOM, frame_counter=FrameCounter.PHASE, noise_std=0.01
+    )
+    frames = beating_heart(8, N, N)[:, None]
+    return simulate(frames, protocol)
+
+
+def test_cine_of_networks_gives_frames_deviations_and_parts(with_other_lines_in_each_frame):
+    scan = with_other_lines_in_each_frame
+    (group,) = groups_of(scan, Grouping.CINE)
+    output = Pipeline("cine_ls_dip", {"steps": "30", "extra_series": "low_rank,sparse"}, "cpu")(group, {})
+    series = {
+        number: np.array([each.pixels[0, 0] for each in output.images if each.header["image_series_index"] == number])
+        for number in (1, 2)
+    }
+    assert series[1].shape == series[2].shape == (8, N, N)
+    truth = scan.truth.whitened_magnitude()[:, 0]
+    scale = np.vdot(series[1], truth) / np.vdot(series[1], series[1])
+    wrong = np.abs(scale * series[1] - truth)
+    assert np.linalg.norm(wrong) < 0.06 * np.linalg.norm(truth)
+    inside = truth.mean(0) > 0.05 * truth.max()
+    assert 0.75 < (wrong <= 1.645 * scale * series[2])[:, inside].mean() < 1
+    extras = {image.meta["ReconExtra"][0] for image in output.images if "ReconExtra" in image.meta}
+    assert extras == {"low_rank", "sparse"}
+    (kind,) = {image.meta["ReconUncertaintyKind"][0] for image in output.images if "ReconUncertaintyKind" in image.meta}
+    assert kind == "ensemble"
+
+
+def test_cine_whose_frames_share_their_lines_is_refused_with_the_reason(measured):
+    (group,) = groups_of(measured, Grouping.CINE)
+    with pytest.raises(ReconstructionError, match="all frames leave out the same lines"):
+        Pipeline("cine_ls_dip", {}, "cpu")(group, {})
