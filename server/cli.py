@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "inspect": "Show what a scan file holds: header, encoding, flags, sampling, noise.",
     "view": "Make a picture of images: magnitude, uncertainty, difference to a reference.",
     "calibrate": "Compare a pipeline's uncertainty with errors of known data, and fit its scale.",
+    "bench": "Show how a method behaves: quality against iterations, sizes of networks, seeds.",
     "demo": "Start a server here, stream scans through it, leave pictures and files.",
     "train": "Train a model on images that one has.",
     "noise": "List or export the noise measurements that a server has kept.",
