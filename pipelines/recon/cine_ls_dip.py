@@ -36,10 +36,12 @@ from jaxtyping import Complex64, Float32
 from torch import Tensor
 
 from models.deep_prior import DeepPriorConfiguration
+from pipelines.progress import Stage, stages
 from pipelines.recon.cine_start import TOLERANCE, CineStart, classic, make_start
-from pipelines.recon.frame_corrections import FrameCorrections, Learned, Part
+from pipelines.recon.frame_corrections import FRAMES_AT_A_TIME, FrameCorrections, Learned, Part
 from pipelines.recon.frame_lines import hold_out, measured_lines, with_lines
 from pipelines.recon.frame_system import FrameSystem
+from pipelines.recon.low_rank_sparse import LowRankSparse
 from pipelines.recon.posterior import smooth
 from pipelines.recon.reconstruction import ExtraSeries, Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.space_time_tv import WEIGHT, space_time_tv
@@ -61,6 +63,16 @@ HELD = 0.12
 COUPLING = 1.0
 """rho, relative to the weight of a line."""
 CLOSING_ITERATIONS = 10
+LOW_RANK_SPARSE = "low rank plus sparse"
+TOTAL_VARIATION = "total variation"
+SETS_OF_LINES = "some lines left out"
+LEARNING = "networks learn"
+CLOSING = "last fit to the data"
+CLASSIC_COST = 15.0
+"""Of what takes time on a CPU, in iterations of total variation (8 coils, a slice of 24 frames, November 2026)."""
+STEP_COST = 11.0
+"""Of a step of learning of small networks, if all frames took part in it."""
+CLOSING_COST = 3.5
 FACTOR = 1.25
 CALIBRATION_SCANS = 1
 
@@ -120,14 +132,18 @@ class CineLsDip:
         limit = self._parameters.time_limit_s
         should_stop = None if limit is None else lambda: time.perf_counter() - started > limit
         mapped = self._clock()
-        first = classic(start, start.system, self._parameters.iterations, should_stop)
+        ahead = self._stages(prepared.kspace.shape[0])
+        first = self._classic(start, start.system, ahead[LOW_RANK_SPARSE], should_stop)
         sets = self._line_sets(start)
         if self._parameters.method == "low_rank_sparse":
             found = Decomposition(first.low_rank, first.sparse, None, first.iterations)
             solved = self._clock()
-            others = [classic(start, each.kept, self._parameters.iterations, should_stop).frames for each in sets]
+            others = [
+                self._classic(start, each.kept, ahead[SETS_OF_LINES].step_of(i, SETS), should_stop).frames
+                for i, each in enumerate(sets)
+            ]
         else:
-            found, others = self._teach(start, first.frames, sets, should_stop)
+            found, others = self._teach(start, first.frames, sets, ahead, should_stop)
             solved = self._clock()
         is_over = should_stop is not None and should_stop()
         deviation = _jackknife(start, found.frames, others, sum(each.share for each in sets) / len(sets))
@@ -142,6 +158,27 @@ class CineLsDip:
             extras=self._extras(start, found),
         )
 
+    def _stages(self, frames: int) -> dict[str, Stage]:
+        """What lies ahead, in iterations of total variation of all frames."""
+        if self._parameters.method == "low_rank_sparse":
+            return stages({LOW_RANK_SPARSE: 1, SETS_OF_LINES: SETS})
+        learning = STEP_COST * self._parameters.steps * min(FRAMES_AT_A_TIME, frames) / frames
+        return stages(
+            {
+                LOW_RANK_SPARSE: CLASSIC_COST,
+                TOTAL_VARIATION: TV_ITERATIONS,
+                SETS_OF_LINES: SETS * SET_ITERATIONS,
+                LEARNING: learning,
+                CLOSING: (1 + SETS) * CLOSING_COST,
+            }
+        )
+
+    def _classic(
+        self, start: CineStart, system: FrameSystem, stage: Stage, should_stop: Callable[[], bool] | None
+    ) -> LowRankSparse:
+        iterations = self._parameters.iterations
+        return classic(start, system, iterations, stage.counting(iterations, should_stop))
+
     def _line_sets(self, start: CineStart) -> list[_LineSet]:
         """Sets of lines that are left out in turn."""
         measured = measured_lines(start.prepared)
@@ -155,24 +192,39 @@ class CineLsDip:
         ]
 
     def _teach(
-        self, start: CineStart, first: Tensor, sets: list[_LineSet], should_stop: Callable[[], bool] | None
+        self,
+        start: CineStart,
+        first: Tensor,
+        sets: list[_LineSet],
+        ahead: dict[str, Stage],
+        should_stop: Callable[[], bool] | None,
     ) -> tuple[Decomposition, list[Tensor]]:
         """Frames of all lines, and of all but those of each set, with what the networks have learned."""
 
-        def vary_least(system: FrameSystem, begin: Tensor, iterations: int) -> Tensor:
+        def vary_least(system: FrameSystem, begin: Tensor, iterations: int, stage: Stage) -> Tensor:
+            stop = stage.counting(iterations, should_stop)
             return space_time_tv(
-                system, WEIGHT * start.noise, begin, iterations=iterations, tolerance=TOLERANCE, should_stop=should_stop
+                system, WEIGHT * start.noise, begin, iterations=iterations, tolerance=TOLERANCE, should_stop=stop
             )
 
-        frames = vary_least(start.system, first, TV_ITERATIONS)
-        parts = [Part(each.held, vary_least(each.kept, frames, SET_ITERATIONS)) for each in sets]
+        def close(number: int, system: FrameSystem, begin: Tensor) -> tuple[Tensor, Tensor]:
+            ahead[CLOSING].report(number, 1 + SETS)
+            return _closing(system, *corrections(begin))
+
+        frames = vary_least(start.system, first, TV_ITERATIONS, ahead[TOTAL_VARIATION])
+        parts = [
+            Part(each.held, vary_least(each.kept, frames, SET_ITERATIONS, ahead[SETS_OF_LINES].step_of(i, SETS)))
+            for i, each in enumerate(sets)
+        ]
         corrections = FrameCorrections(start.system, frames, SIZES[self._parameters.networks], self._parameters.seed)
-        learned = corrections.learn(parts, steps=self._parameters.steps, should_stop=should_stop)
-        low_rank, sparse = _closing(start.system, *corrections(frames))
+        learned = corrections.learn(
+            parts, steps=self._parameters.steps, should_stop=should_stop, on_step=ahead[LEARNING].report
+        )
+        low_rank, sparse = close(0, start.system, frames)
         mean = sparse.mean(0, keepdim=True)
         others = [
-            sum(_closing(each.kept, *corrections(part.frames)), torch.zeros_like(frames))
-            for each, part in zip(sets, parts, strict=True)
+            sum(close(i, each.kept, part.frames), torch.zeros_like(frames))
+            for i, (each, part) in enumerate(zip(sets, parts, strict=True), 1)
         ]
         return Decomposition(low_rank + mean, sparse - mean, learned), others
 

@@ -99,13 +99,21 @@ class FrameCorrections:
             networks = SideBySide(configuration, 2, generators).to(frames.device)
             self._networks = networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it has it
 
-    def learn(self, parts: Sequence[Part], *, steps: int, should_stop: Callable[[], bool] | None = None) -> Learned:
+    def learn(
+        self,
+        parts: Sequence[Part],
+        *,
+        steps: int,
+        should_stop: Callable[[], bool] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Learned:
         """Fit the networks.
 
         Args:
             parts: at least two; the last one only says when to stop.
             steps: most of them.
             should_stop: asked before each step.
+            on_step: hears after each step how many are made, and how many there may be.
         """
         *taught, judge = parts
         seen = [self._see(part.frames) for part in taught]
@@ -128,6 +136,8 @@ class FrameCorrections:
                 with torch.no_grad():
                     for own, other in zip(average.parameters(), self._networks.parameters(), strict=True):
                         own.lerp_(other, max(0.02, 1 / (step / 4 + 1)))
+                if on_step is not None:
+                    on_step(step, steps)
                 if step % CHECK_EVERY and step < steps:
                     continue
                 misfit = self._misfit(judge, judge.frames + self._apply(average, judged))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 import torch
 
 from pipelines.errors import ReconstructionError
+from pipelines.progress import reporting
 from pipelines.recon.cine_ls_dip import CineLsDip
 from pipelines.recon.cine_start import classic, make_start
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
@@ -88,6 +91,39 @@ def test_background_and_dynamic_part_are_series_that_add_up(scan):
     assert [series.name for series in found.extras] == ["low_rank", "sparse"]
     torch.testing.assert_close(low_rank + sparse, found.image, rtol=0, atol=1e-5 * float(found.image.abs().max()))
     assert float(sparse.mean(0).abs().max()) < 1e-5 * float(found.image.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("method", "stages"),
+    [
+        (
+            "networks",
+            [
+                "low rank plus sparse",
+                "total variation",
+                "some lines left out",
+                "networks learn",
+                "last fit to the data",
+            ],
+        ),
+        ("low_rank_sparse", ["low rank plus sparse", "some lines left out"]),
+    ],
+)
+def test_progress_names_every_stage_and_never_goes_back(scan, method, stages):
+    heard: list[tuple[str, float]] = []
+
+    def hear(text: str) -> None:
+        what, _, rest = text.partition(": ")
+        heard.append((what, float(rest.partition(" ")[0])))
+
+    ticks = count(0, 10)
+    with reporting(hear, lambda: next(ticks)):
+        reconstruct(scan[0], method=method, steps=15)
+    assert list(dict.fromkeys(what for what, _ in heard)) == stages
+    percents = [percent for _, percent in heard]
+    assert percents == sorted(percents)
+    assert percents[0] == 0
+    assert 90 < percents[-1] <= 100
 
 
 def test_spokes_are_reconstructed_as_well():
