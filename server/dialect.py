@@ -60,6 +60,10 @@ class Dialect(Protocol):
         """A warning, as far as the peer can be told."""
         ...
 
+    def progress(self, connection: Connection, text: str) -> Buffers:
+        """How far a reconstruction is, as far as the peer can be told."""
+        ...
+
     def failure(self, connection: Connection, error: Exception) -> Buffers:
         """An error that ends the session; CLOSE follows."""
         ...
@@ -78,7 +82,7 @@ class Dialect(Protocol):
 
 
 class ScannerDialect:
-    """To scanners and MRD clients: warnings and errors are texts."""
+    """To scanners and MRD clients: warnings, errors and progress are texts."""
 
     role = Role.SERVER
     announces_close = False
@@ -103,6 +107,10 @@ class ScannerDialect:
         """TEXT, with the first letters that FIRE colours."""
         del session
         return connection.text(f"WRN {printable(text, TEXT_LENGTH)}")
+
+    def progress(self, connection: Connection, text: str) -> Buffers:
+        """TEXT, without letters that FIRE colours."""
+        return connection.text(f"INFO {printable(text, TEXT_LENGTH)}")
 
     def failure(self, connection: Connection, error: Exception) -> Buffers:
         """TEXT."""
@@ -174,6 +182,11 @@ class ParentDialect:
         logger().warning("node_warning", session=session, message=said)
         if said not in self._warnings and len(self._warnings) < MOST_WARNINGS:
             self._warnings.append(said)
+        return []
+
+    def progress(self, connection: Connection, text: str) -> Buffers:
+        """Nothing: there is no message for it, and a text would end the reconstruction."""
+        del connection, text
         return []
 
     def failure(self, connection: Connection, error: Exception) -> Buffers:

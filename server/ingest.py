@@ -141,6 +141,11 @@ class Ingest(asyncio.BufferedProtocol):
         """Whether something can still be sent."""
         return self._transport is not None and not self._closed.is_set() and not self._transport.is_closing()
 
+    @property
+    def keeps_up(self) -> bool:
+        """Whether the peer takes what is sent, so that little of it waits here."""
+        return self._writable.is_set()
+
     def pause(self) -> None:
         """Stop reading, so that TCP slows the peer; `resume` goes on with what has already come."""
         if self._paused_at is None and self.is_open and self._transport is not None:

@@ -52,12 +52,26 @@ class OrderedJobs:
         waiting_bytes: k-space of jobs that are not done, and images that have not been sent.
     """
 
-    def __init__(self, executor: Executor, timeout_s: float, on_change: Callable[[int], None]) -> None:
-        """Jobs of one session; `on_change` hears by how many bytes `waiting_bytes` has changed."""
+    def __init__(
+        self,
+        executor: Executor,
+        timeout_s: float,
+        on_change: Callable[[int], None],
+        on_progress: Callable[[str], None] | None = None,
+    ) -> None:
+        """Jobs of one session.
+
+        Args:
+            executor: where they run.
+            timeout_s: longest time for one job, its wait included.
+            on_change: hears by how many bytes `waiting_bytes` has changed.
+            on_progress: hears how far long jobs are, whichever their place in the order.
+        """
         self.waiting_bytes = 0
         self._executor = executor
         self._timeout_s = timeout_s
         self._on_change = on_change
+        self._on_progress = on_progress
         self._pending: deque[Pending] = deque()
         self._news = asyncio.Event()
         self._is_finished = False
@@ -129,7 +143,7 @@ class OrderedJobs:
     async def _run(self, job: Job) -> JobResult:
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._executor.run(job)
+                return await self._executor.run(job, on_progress=self._on_progress)
         except TimeoutError as error:
             raise ExecutionError(f"a reconstruction did not end within {self._timeout_s:g} s") from error
 

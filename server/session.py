@@ -89,7 +89,9 @@ class Session:
         self._dialect: Dialect = ScannerDialect(settings) if dialect is None else dialect
         self._connection = self._dialect.connect()
         self.socket = Ingest(self._connection, settings.timeouts, self, already)
-        self._jobs = OrderedJobs(executor, settings.timeouts.reconstruction_s, self._waiting_changed)
+        self._jobs = OrderedJobs(
+            executor, settings.timeouts.reconstruction_s, self._waiting_changed, self._tell_progress
+        )
         self._selection: Selection | None = None
         self._xml: bytes | None = None
         self._header_error: HeaderError | None = None
@@ -288,6 +290,11 @@ class Session:
         if text not in self._warned:
             self._warned.add(text)
             self._warn(text)
+
+    def _tell_progress(self, text: str) -> None:
+        """Pass on how far a job is; a peer that is slower than we are has no use for it."""
+        if self.socket.keeps_up:
+            self.socket.post(self._dialect.progress(self._connection, text))
 
     def _tell(self, answer: Text | DependencyAnswer) -> None:
         self.socket.post(self._dialect.answer(self._connection, answer))

@@ -5,7 +5,7 @@ Knows no torch: jobs carry numpy arrays, results carry images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -89,11 +89,16 @@ class Executor(Protocol):
         """Begin to start workers and return at once; jobs may be submitted before they are warm."""
         ...
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job, *, on_progress: Callable[[str], None] | None = None) -> JobResult:
         """Run a job and return its images; the caller keeps order by awaiting in order.
 
         A job whose worker dies is run once more on a fresh worker. Cancelling stops waiting; the worker may finish in
         vain. The group's slots are the caller's to release, after this returned or raised.
+
+        Args:
+            job: what to run.
+            on_progress: hears now and then, in the event loop and before the job's end, how far a long job is: a
+                sentence as the worker sent it, cut to 500 characters. A job that is run again begins anew.
 
         Raises:
             PipelineError: what the pipeline raised, same type and message.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from server.errors import DrainingError
 from server.execution.encoding import encode_job
 from server.execution.executor import Health, Job, JobResult
 from server.execution.failure import decode_failure
+from server.execution.pending import MOST_PROGRESS_CHARACTERS
 from server.execution.shared_memory import SharedSlots
 from server.execution.worker_settings import PIPELINE
 
@@ -75,7 +76,7 @@ class InlineExecutor:
         self._is_started = True
         self._thread.submit(self._warm_up)
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job, *, on_progress: Callable[[str], None] | None = None) -> JobResult:
         """Run a job; see `server.execution.executor.Executor.run`.
 
         Raises:
@@ -97,11 +98,19 @@ class InlineExecutor:
             for slot in slots:
                 slot.unpin()
 
-        future = self._thread.submit(self._work, job, time.monotonic())
+        def told(text: str) -> None:
+            if on_progress is not None and not waiting.done():
+                on_progress(text[:MOST_PROGRESS_CHARACTERS])
+
+        def tell(text: str) -> None:
+            loop.call_soon_threadsafe(told, text)
+
+        future = self._thread.submit(self._work, job, time.monotonic(), None if on_progress is None else tell)
         self._jobs.add(future)
         future.add_done_callback(self._jobs.discard)
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(unpin))
-        return await asyncio.wrap_future(future)
+        waiting = asyncio.wrap_future(future)
+        return await waiting
 
     def health(self) -> Health:
         """State now."""
@@ -130,12 +139,12 @@ class InlineExecutor:
             self._runner = runner
         return self._runner
 
-    def _work(self, job: Job, submitted_at: float) -> JobResult:
+    def _work(self, job: Job, submitted_at: float, tell: Callable[[str], None] | None) -> JobResult:
         if self._is_stopping:
             raise DrainingError("the server is shutting down")
         queue_s = time.monotonic() - submitted_at
         try:
-            result = self._warm_up().run(job)
+            result = self._warm_up().run(job, tell)
         except PipelineError:
             raise
         except Exception as error:  # noqa: BLE001  whatever it is, it becomes an error with a code

@@ -22,15 +22,15 @@ import contextlib
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from server.errors import DrainingError, ExecutionError, WorkerLostError
-from server.execution.encoding import Buffers, Reply, decode_result, encode_job
+from server.execution.encoding import Buffers, Reply, encode_job
 from server.execution.executor import Health, Job, JobResult
-from server.execution.failure import decode_failure
 from server.execution.launcher import ForkServer, WorkerDiedError, WorkerProcess
+from server.execution.pending import Pending, final_reply, outcome
 from server.execution.repeated import RepeatedArrays
 from server.execution.shared_memory import SharedSlots
 from server.execution.worker_settings import PIPELINE, WorkerSettings
@@ -58,16 +58,6 @@ class _Seat:
     state: SeatState = SeatState.STARTING
     worker: WorkerProcess | None = None
     problems: tuple[str, ...] = ()
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """A job until its end; `result` is done when the caller has gone away."""
-
-    job: Job
-    result: asyncio.Future[JobResult]
-    submitted_at: float
-    attempts: int = 0
 
 
 class ProcessExecutor:
@@ -125,9 +115,9 @@ class ProcessExecutor:
         self._fork_server_lock = asyncio.Lock()
         self._seats = [_Seat(index) for index in range(max(workers, 1))]
         # Without a length of its own: every waiting job holds slots, and those have a budget.
-        self._waiting: deque[_Pending] = deque()
-        self._running: set[_Pending] = set()
-        self._idle: list[asyncio.Future[_Pending | None]] = []
+        self._waiting: deque[Pending] = deque()
+        self._running: set[Pending] = set()
+        self._idle: list[asyncio.Future[Pending | None]] = []
         self._restarts: Counter[str] = Counter()
         self._tasks: list[asyncio.Task[None]] = []
         self._is_started = False
@@ -158,7 +148,7 @@ class ProcessExecutor:
         for seat in self._seats:
             self._tasks.append(asyncio.create_task(self._keep(seat)))
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job, *, on_progress: Callable[[str], None] | None = None) -> JobResult:
         """Run a job; see `server.execution.executor.Executor.run`.
 
         Raises:
@@ -170,7 +160,7 @@ class ProcessExecutor:
         if not self._is_started:
             raise RuntimeError("the executor was not started")
         loop = asyncio.get_running_loop()
-        pending = _Pending(job, loop.create_future(), loop.time())
+        pending = Pending(job, loop.create_future(), loop.time(), on_progress)
         self._waiting.append(pending)
         self._dispatch()
         try:
@@ -196,7 +186,7 @@ class ProcessExecutor:
         self._is_stopping = True
         self._stop_asked.set()
         while self._waiting:
-            self._settle(self._waiting.popleft(), DrainingError("the server is shutting down"))
+            self._waiting.popleft().settle(DrainingError("the server is shutting down"))
         for seat in self._idle:
             if not seat.done():
                 seat.set_result(None)
@@ -273,7 +263,7 @@ class ProcessExecutor:
         for problem in seat.problems:
             _log.error("worker %d: %s", seat.index, problem)
 
-    async def _next_job(self, seat: _Seat, worker: WorkerProcess) -> _Pending | None:
+    async def _next_job(self, seat: _Seat, worker: WorkerProcess) -> Pending | None:
         """Wait for a job; None when the executor stops.
 
         Raises:
@@ -282,7 +272,7 @@ class ProcessExecutor:
         if self._is_stopping:
             return None
         seat.state = SeatState.IDLE
-        assigned: asyncio.Future[_Pending | None] = asyncio.get_running_loop().create_future()
+        assigned: asyncio.Future[Pending | None] = asyncio.get_running_loop().create_future()
 
         def gone() -> None:
             if not assigned.done():
@@ -305,7 +295,7 @@ class ProcessExecutor:
             if not assigned.done():
                 assigned.set_result(self._waiting.popleft())
 
-    async def _run_on(self, seat: _Seat, worker: WorkerProcess, pending: _Pending) -> None:
+    async def _run_on(self, seat: _Seat, worker: WorkerProcess, pending: Pending) -> None:
         """Run one job on a worker.
 
         Raises:
@@ -320,7 +310,7 @@ class ProcessExecutor:
         try:
             buffers, slots = encode_job(pending.job, self._slots, self._repeated)
         except ExecutionError as error:
-            self._settle(pending, error)
+            pending.settle(error)
             return
         for slot in slots:
             slot.pin()
@@ -331,17 +321,17 @@ class ProcessExecutor:
             self._running.discard(pending)
             for slot in slots:
                 slot.unpin()
-        self._settle(pending, _outcome(reply, queue_s, pending.attempts))
+        pending.settle(outcome(reply, queue_s, pending.attempts))
         if reply.fields.get("recycle"):
             raise WorkerDiedError("recycle")
 
-    async def _exchange(self, worker: WorkerProcess, pending: _Pending, buffers: Buffers) -> Reply:
+    async def _exchange(self, worker: WorkerProcess, pending: Pending, buffers: Buffers) -> Reply:
         try:
             async with asyncio.timeout(self._job_timeout_s):
                 await worker.send(buffers)
-                return await worker.receive()
+                return await final_reply(worker, pending)
         except ExecutionError as error:
-            self._settle(pending, error)
+            pending.settle(error)
             worker.kill()
             await worker.ended()
             raise
@@ -352,11 +342,11 @@ class ProcessExecutor:
             await worker.ended()
             raise lost from None
 
-    def _run_again(self, pending: _Pending) -> None:
+    def _run_again(self, pending: Pending) -> None:
         if self._is_stopping:
-            self._settle(pending, DrainingError("the server is shutting down"))
+            pending.settle(DrainingError("the server is shutting down"))
         elif pending.attempts >= _MOST_ATTEMPTS:
-            self._settle(pending, WorkerLostError(f"{_MOST_ATTEMPTS} workers were lost on this reconstruction"))
+            pending.settle(WorkerLostError(f"{_MOST_ATTEMPTS} workers were lost on this reconstruction"))
         elif not pending.result.done():
             self._waiting.appendleft(pending)
             self._dispatch()
@@ -379,22 +369,4 @@ class ProcessExecutor:
     def _fail_waiting_without_hope(self) -> None:
         if all(seat.state is SeatState.FAILED for seat in self._seats):
             while self._waiting:
-                self._settle(self._waiting.popleft(), ExecutionError("no worker can be started"))
-
-    @staticmethod
-    def _settle(pending: _Pending, outcome: JobResult | Exception) -> None:
-        if pending.result.done():
-            return
-        if isinstance(outcome, JobResult):
-            pending.result.set_result(outcome)
-        else:
-            pending.result.set_exception(outcome)
-
-
-def _outcome(reply: Reply, queue_s: float, attempts: int) -> JobResult | Exception:
-    if reply.kind != "result":
-        return decode_failure(reply.fields)
-    try:
-        return decode_result(reply, queue_s, attempts)
-    except ExecutionError as error:
-        return error
+                self._waiting.popleft().settle(ExecutionError("no worker can be started"))

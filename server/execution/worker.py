@@ -1,7 +1,8 @@
 """The torch side: pipelines with their weights loaded, running one job after another.
 
 `Runner` is what a worker process and the inline executor have in common; `serve` is the loop of a worker process,
-which takes jobs from its socket and answers each before it takes the next. The end of the socket ends the worker.
+which takes jobs from its socket and answers each before it takes the next, saying meanwhile how far a long one is. The
+end of the socket ends the worker.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import resource
 import socket
 import struct
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,7 @@ from models.catalogue import use_directory
 from pipelines.assembly.frame import Group
 from pipelines.image_group import ImageGroup
 from pipelines.mrd import Image
+from pipelines.progress import reporting
 from server.execution.encoding import (
     JOB_HEAD,
     PIXEL_TYPES,
@@ -114,11 +116,12 @@ class Runner:
         default_factory=OrderedDict[tuple[str, str], LoadedPipeline]
     )
 
-    def run(self, job: Job) -> JobResult:
-        """Reconstruct one group; any exception of the pipeline passes."""
+    def run(self, job: Job, on_progress: Callable[[str], None] | None = None) -> JobResult:
+        """Reconstruct one group; any exception of the pipeline passes. `on_progress` hears how far it is."""
         pipeline = self._load(job.pipeline, job.parameters)
         torch.manual_seed(0)  # a job's result does not depend on the jobs before it, nor on the worker
-        output = pipeline(job.group, job.provenance)
+        with reporting(on_progress):
+            output = pipeline(job.group, job.provenance)
         stages_s = {name: float(seconds) for name, seconds in output.stages_s.items()}
         images = tuple(map(_own, output.images))
         return JobResult(images, stages_s, tuple(output.warnings), outside_domain=tuple(output.outside_domain))
@@ -150,8 +153,12 @@ def serve(connection: socket.socket, memory_fd: int, settings: WorkerSettings, i
     runner = Runner(device_name(settings.device, index, n_devices), settings.pipeline)
     _send(connection, encode_reply(Reply("ready", {"problems": warm_up(runner, settings.warm)})))
     views = SlotViews(memory_fd)
+
+    def tell(text: str) -> None:
+        _send(connection, encode_reply(Reply("progress", {"text": text})))
+
     while (message := _receive_job(connection)) is not None:
-        reply = _answer(runner, views, *message)
+        reply = _answer(runner, views, tell, *message)
         del message
         if views.n_kept():
             gc.collect()
@@ -176,10 +183,12 @@ def warm_up(runner: Runner, wanted: Iterable[tuple[str, Mapping[str, object]]]) 
     return problems
 
 
-def _answer(runner: Runner, views: SlotViews, text: memoryview, buffers: list[bytearray]) -> Reply:
+def _answer(
+    runner: Runner, views: SlotViews, tell: Callable[[str], None], text: memoryview, buffers: list[bytearray]
+) -> Reply:
     try:
         job = decode_job(text, buffers, views)
-        return result_reply(runner.run(job))
+        return result_reply(runner.run(job, tell))
     except Exception as error:  # noqa: BLE001  whatever it is, the front process hears of it
         if is_device_lost(error):
             return Reply("dying", {"reason": "cuda_error"})

@@ -19,6 +19,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import uvloop
@@ -50,7 +51,7 @@ class DroppingExecutor:
     async def start(self) -> None:
         self.slots.prefault()
 
-    async def run(self, job: Job) -> JobResult:  # noqa: ARG002
+    async def run(self, job: Job, *, on_progress: Callable[[str], None] | None = None) -> JobResult:  # noqa: ARG002
         return JobResult(())
 
     def health(self) -> Health:

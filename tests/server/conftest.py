@@ -57,15 +57,19 @@ class FakeExecutor:
     failures: dict[int, Exception] = field(default_factory=dict)
     delays_s: dict[int, float] = field(default_factory=dict)
     outside_domain: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    progress: dict[int, tuple[str, ...]] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
     stopped: bool = False
 
     async def start(self) -> None:
         """Nothing to start."""
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job, *, on_progress: Callable[[str], None] | None = None) -> JobResult:
         number = len(self.jobs)
         self.jobs.append(job)
+        for text in self.progress.get(number, ()):
+            assert on_progress is not None
+            on_progress(text)
         await self.gate.wait()
         await asyncio.sleep(self.delays_s.get(number, 0))
         if number in self.failures:

@@ -92,6 +92,17 @@ async def test_what_comes_back_keeps_its_place_behind_the_jobs_before_it(
     assert [int(event.header["image_index"]) for event in heard if isinstance(event, Image)] == [0, 0, 1, 1]
 
 
+async def test_gadgetron_hears_no_progress(serving: Any, executor: Any, small_scan: SimulatedScan) -> None:
+    executor.progress = dict.fromkeys(range(12), ("learns: 40 %",))
+    _, parent = await attach(serving)
+    parent.begin(small_scan)
+    parent.say(parent.connection.acquisitions(chain.joined(small_scan.batches)))
+
+    heard = await parent.close()
+
+    assert kinds(heard) == ["Image"] * 24 + ["Close"]
+
+
 async def test_messages_that_only_come_back_are_not_read_without_end(
     serving: Any, executor: Any, small_scan: Any
 ) -> None:

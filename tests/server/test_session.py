@@ -184,6 +184,53 @@ async def test_a_json_configuration_in_the_wrong_place_is_said_to_be_ignored(
     assert answer.count(b"WRN a JSON configuration is read only right behind the header") == 1
 
 
+async def test_progress_is_told_while_jobs_run_and_images_follow(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    executor.gate.clear()
+    executor.progress = {0: ("learns: 40 %",), 1: ("learns:\n10 %",)}
+    server = await serving()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(stream(small_scan) + struct.pack("<H", 4))
+    async with asyncio.timeout(10):
+        told = await reader.readuntil(b"\\n10 %")
+        (session,) = server.sessions.values()
+        assert session.report.warnings == 0
+        executor.gate.set()
+        rest = await reader.read()
+    writer.close()
+    texts = [b"INFO learns: 40 %", b"INFO learns:\\n10 %"]
+    assert told == b"".join(struct.pack("<HI", 5, len(text)) + text for text in texts)
+    assert rest.startswith(struct.pack("<H", 1022))
+    assert b"INFO" not in rest
+    assert rest.endswith(struct.pack("<H", 4))
+
+
+async def test_progress_changes_no_images_and_is_no_error(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    executor.progress = dict.fromkeys(range(12), ("learns: 40 %",))
+    reply = await send(await serving(), small_scan)
+    assert len(reply.images) == 24
+    assert reply.texts == ["INFO learns: 40 %"] * 12
+    reply.check()
+
+
+async def test_a_client_that_takes_nothing_hears_no_progress(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    executor.gate.clear()
+    server = await serving()
+    sending = asyncio.create_task(send(server, small_scan))
+    await jobs(executor, 1)
+    (session,) = server.sessions.values()
+    session.socket.pause_writing()
+    session._tell_progress("learns: 40 %")
+    session.socket.resume_writing()
+    executor.gate.set()
+    assert (await sending).texts == []
+
+
 async def test_a_client_that_does_not_read_is_given_up(serving: Any, executor: Any, small_scan: SimulatedScan) -> None:
     executor.columns, executor.rows = 65_535, 16
     server = await serving(timeouts__send_s=0.3, timeouts__linger_s=0.2)

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 
-from pipelines import errors
+from pipelines import errors, progress
 from pipelines.assembly.frame import Group
 from pipelines.mrd import IMAGE_HEADER, Image
 
@@ -108,6 +109,18 @@ class FakePipeline:
 
     def do_allocate(self, n_bytes: int, _group: Group) -> None:
         torch.ones(n_bytes, dtype=torch.uint8)
+
+    def do_report(self, percents: list[int], _group: Group) -> None:
+        """Report so many percent, all of them heard."""
+        with mock.patch.multiple(progress, FIRST_S=0.0, INTERVAL_S=0.0):
+            for percent in percents:
+                progress.report(percent / 100, "waits")
+
+    def do_say(self, anything: Any, _group: Group) -> None:
+        """Hand to the listener what is no text."""
+        course = progress._course.get()
+        assert course is not None
+        course.listener(anything)
 
     def do_touch(self, path: str, _group: Group) -> None:
         Path(path).touch()

@@ -54,6 +54,21 @@ async def test_a_worker_sees_every_array_as_it_was(executor: AnyExecutor) -> Non
     group.release()
 
 
+async def test_progress_is_heard_in_order_before_the_result_which_it_does_not_change(executor: AnyExecutor) -> None:
+    group, heard = make_group(executor.slots, 3), list[str]()
+    undisturbed = await executor.run(make_job(group))
+    job = make_job(group, report=[0, 30, 60, 90])
+    running = asyncio.create_task(executor.run(job, on_progress=heard.append))
+    running.add_done_callback(lambda _: heard.append("the end"))
+    result = await running
+    await asyncio.sleep(0)
+    unheard = await executor.run(job)
+    group.release()
+    assert [text.partition(",")[0] for text in heard] == [*(f"waits: {n} %" for n in (0, 30, 60, 90)), "the end"]
+    for other in (result, unheard):
+        assert [image.pixels.tobytes() for image in other.images] == [i.pixels.tobytes() for i in undisturbed.images]
+
+
 async def test_images_come_back_with_header_pixels_and_meta(executor: AnyExecutor) -> None:
     group = make_group(executor.slots, 4)
     result = await executor.run(make_job(group, provenance={"Session": "ü\n<&>"}))

@@ -51,10 +51,12 @@ async def until_idle(pool: ProcessExecutor, workers: int = 1) -> None:
     await until(lambda: pool.health().workers == {"idle": workers})
 
 
-async def run(pool: ProcessExecutor, seed: int = 0, **parameters: Any) -> JobResult:
+async def run(
+    pool: ProcessExecutor, seed: int = 0, *, on_progress: Callable[[str], None] | None = None, **parameters: Any
+) -> JobResult:
     group = make_group(pool.slots, seed)
     try:
-        return await pool.run(make_job(group, **parameters))
+        return await pool.run(make_job(group, **parameters), on_progress=on_progress)
     finally:
         group.release()
 
@@ -105,6 +107,25 @@ async def test_a_kill_during_a_job_changes_nothing_in_its_images(pool: ProcessEx
     result = await running
     assert result.attempts == 2
     assert pixels(result) == pixels(undisturbed)
+    assert pool.slots.bytes_in_use == 0
+
+
+@in_module_loop
+async def test_progress_begins_anew_on_the_second_worker(pool: ProcessExecutor, tmp_path: Path) -> None:
+    heard: list[str] = []
+    result = await run(pool, on_progress=heard.append, report=[10], deaths=str(tmp_path / "deaths"), die=1)
+    assert result.attempts == 2
+    assert [text.partition(",")[0] for text in heard] == ["waits: 10 %"] * 2
+
+
+@in_module_loop
+async def test_progress_that_is_no_text_fails_the_job_and_the_worker_is_replaced(pool: ProcessExecutor) -> None:
+    await until_idle(pool)
+    pids = pool.worker_pids
+    with pytest.raises(ExecutionError, match="progress that cannot be read"):
+        await run(pool, say=7)
+    assert (await run(pool)).attempts == 1
+    assert pool.worker_pids != pids
     assert pool.slots.bytes_in_use == 0
 
 
