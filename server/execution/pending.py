@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +12,8 @@ from server.execution.encoding import Reply, decode_result
 from server.execution.executor import Job, JobResult
 from server.execution.failure import decode_failure
 from server.execution.launcher import WorkerProcess
+
+_log = logging.getLogger(__name__)
 
 MOST_PROGRESS = 10_000
 """Replies about the progress of one job; pipelines send one in five seconds."""
@@ -40,8 +42,10 @@ class Pending:
     def tell(self, text: str) -> None:
         """Tell the caller how far the job is; nothing that goes wrong with it hurts the job."""
         if self.on_progress is not None and not self.result.done():
-            with contextlib.suppress(Exception):
+            try:
                 self.on_progress(text[:MOST_PROGRESS_CHARACTERS])
+            except Exception as error:  # noqa: BLE001  whatever it is, the job goes on
+                _log.warning("how far a job is could not be told (%s)", type(error).__name__)
 
 
 async def final_reply(worker: WorkerProcess, pending: Pending) -> Reply:
