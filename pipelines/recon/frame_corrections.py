@@ -73,6 +73,22 @@ class Learned:
     gain: float
 
 
+def best_share(parts: Sequence[Part], others: Sequence[Part]) -> float:
+    """How much of other frames to mix into those of each part, 0 to 1, to fit the lines held out best.
+
+    Args:
+        parts: frames reconstructed in one way.
+        others: in another way, of the same parts.
+    """
+    along, across = 0.0, 0.0
+    for part, other in zip(parts, others, strict=True):
+        change = other.frames - part.frames
+        slope = part.held.normal(part.frames) - part.held.right_side
+        along -= float((change.conj() * slope).real.sum(dtype=torch.float64))
+        across += float((change.conj() * part.held.normal(change)).real.sum(dtype=torch.float64))
+    return min(max(along / across, 0.0), 1.0) if across > 0 else 0.0
+
+
 class FrameCorrections:
     """The two networks of a slice.
 
