@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0
 
-.PHONY: help setup tools demo test lint bench bench-joint image-test clean
+.PHONY: help setup tools demo test lint bench bench-joint bench-cine image-test clean
 help:           ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -36,6 +36,12 @@ bench-joint: setup ## figures of joint_ipalm, which take hours of a CPU; goes on
 	mkdir -p bench-output
 	for name in joint_against_nlinv uncertainty_transfer total_variation_weight mask_table; do \
 	  echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py 2>&1 | tee bench-output/$$name.txt; done
+
+bench-cine: setup  ## figures of cine_ls_dip, which take an hour of a CPU; the table goes on where it was stopped
+	mkdir -p bench-output
+	for name in cine_table cine_calibration; do \
+	  echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py 2>&1 | tee bench-output/$$name.txt; done
+	$(BIN)/echotrain bench cine --output bench-output/bench-cine.json
 
 test: setup lint   ## everything that must hold before a change lands
 	$(BIN)/pytest
