@@ -77,8 +77,8 @@ STEP_COST = 11.0
 """Of a step of learning of small networks, if all frames took part in it."""
 CLOSING_COST = 3.5
 FACTOR = 1.14
-"""With it 90 % intervals cover 90 % on average over new scans like those that it was fitted to, hearts of eight patients
-(`tests/benchmarks/cine_calibration.py`). By itself the jackknife covers 74 to 93 % of these."""
+"""With it 90 % intervals cover 90 % on average over new scans like those that it was fitted to, hearts of eight
+patients (`tests/benchmarks/cine_calibration.py`). By itself the jackknife covers 74 to 93 % of these."""
 CALIBRATION_SCANS = 8
 
 
