@@ -63,6 +63,11 @@ class Stage:
         length = (self.end - self.begin) / count
         return Stage(self.what, self.begin + number * length, self.begin + (number + 1) * length)
 
+    def split(self, part: float) -> tuple[Stage, Stage]:
+        """Two stretches that it consists of, the first one that part of it."""
+        middle = self.begin + part * (self.end - self.begin)
+        return Stage(self.what, self.begin, middle), Stage(self.what, middle, self.end)
+
     def counting(self, steps: int, should_stop: Callable[[], bool] | None) -> Callable[[], bool]:
         """What an iterative solver asks before each step, which then is reported as well."""
         done = 0

@@ -221,9 +221,10 @@ class CineLsDip:
         frames = vary_least(start.system, first, TV_ITERATIONS, ahead[TOTAL_VARIATION])
         parts, plain = list[Part](), list[Part]()
         for number, each in enumerate(sets):
-            stage = ahead[SETS_OF_LINES].step_of(number, SETS)
-            parts.append(Part(each.held, vary_least(each.kept, frames, SET_ITERATIONS, stage)))
-            plain.append(Part(each.held, self._classic(start, each.kept, stage, should_stop).frames))
+            whole = ahead[SETS_OF_LINES].step_of(number, SETS)
+            varying, mixing = whole.split(SET_ITERATIONS / (SET_ITERATIONS + CLASSIC_COST))
+            parts.append(Part(each.held, vary_least(each.kept, frames, SET_ITERATIONS, varying)))
+            plain.append(Part(each.held, self._classic(start, each.kept, mixing, should_stop).frames))
         share = best_share(parts[:-1], plain[:-1])
         frames = torch.lerp(frames, first, share)
         parts = [
