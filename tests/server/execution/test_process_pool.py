@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -232,13 +233,15 @@ async def test_two_hundred_jobs_leak_nothing(pool: ProcessExecutor) -> None:
 
     await burst()
     await until_idle(pool)
+    gc.collect()  # descriptors of workers that earlier tests killed close with their objects
     front, worker = psutil.Process(), psutil.Process(pool.worker_pids[0])
     before = front.num_fds(), worker.num_fds(), worker.num_threads(), len(worker.memory_maps(grouped=False))
     for _ in range(10):
         await burst()
     await until_idle(pool)
+    gc.collect()
     after = front.num_fds(), worker.num_fds(), worker.num_threads(), len(worker.memory_maps(grouped=False))
-    assert after[:3] == before[:3]
+    assert all(late <= early for late, early in zip(after[:3], before[:3], strict=True)), (before, after)
     assert after[3] <= before[3] + 8, "arenas of malloc may grow, mappings of jobs may not stay"
     assert pool.slots.bytes_in_use == 0
 
