@@ -111,6 +111,16 @@ class Parameters(AnyParameters):
     )
 
 
+class SlowParameters(Parameters):
+    """Parameters that pipelines which take long have as well."""
+
+    preview: bool = Field(
+        False,
+        description="Send a quick image of each group at once, as series of its own that say so; the image asked for "
+        "follows. Only a server does.",
+    )
+
+
 class ZeroFilledParameters(Parameters):
     """Parameters of `zero_filled`."""
 
@@ -142,7 +152,7 @@ class SenseParameters(Parameters):
     )
 
 
-class JointIpalmParameters(Parameters):
+class JointIpalmParameters(SlowParameters):
     """Parameters of `joint_ipalm`."""
 
     coil_compression: int = Field(
@@ -211,7 +221,7 @@ class JointIpalmParameters(Parameters):
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-class CineLsDipParameters(Parameters):
+class CineLsDipParameters(SlowParameters):
     """Parameters of `cine_ls_dip`."""
 
     coil_compression: int = Field(

@@ -7,7 +7,7 @@ is imported only when an entry's factory is loaded, which happens in a worker.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -25,6 +25,7 @@ from pipelines.parameters import (
     ImageParameters,
     JointIpalmParameters,
     MagnitudeFilterParameters,
+    Parameters,
     SenseParameters,
     ZeroFilledParameters,
 )
@@ -34,6 +35,19 @@ if TYPE_CHECKING:
     from pipelines.recon.reconstruction import Reconstruction
 
 ENTRY_POINT_GROUP = "echotrain.pipelines"
+
+
+@dataclass(frozen=True, slots=True)
+class QuickLook:
+    """What shows the images of a slow pipeline before they are ready.
+
+    Attributes:
+        pipeline: name of an entry with the same grouping when the scan is gated or has phases of its own.
+        parameters: its own, where they are not the defaults; those of the scan are taken over from the slow one.
+    """
+
+    pipeline: str
+    parameters: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,7 @@ class PipelineEntry:
         grouping: what the pipeline asks for at a time.
         factory: `module:attribute` of a callable `(parameters, device)` that gives a `Reconstruction`, or with the
             grouping `image` a `Derivation`; imported only in a worker.
+        quick_look: what `preview` of its parameters (`SlowParameters`) stands for; None where there is none.
     """
 
     name: str
@@ -54,6 +69,7 @@ class PipelineEntry:
     parameters: type[AnyParameters]
     grouping: Grouping
     factory: str
+    quick_look: QuickLook | None = None
 
     @property
     def gated_grouping(self) -> Grouping:
@@ -80,6 +96,14 @@ class PipelineEntry:
             return self.parameters.model_validate(dict(values))
         except ValidationError as error:
             raise ParameterError(f"pipeline {self.name!r}: {explain(self.parameters, error)}") from error
+
+    def preview(self, values: Mapping[str, object]) -> tuple[str, dict[str, object]] | None:
+        """Name and parameters of what to make a preview with, if these parameters ask for one."""
+        if self.quick_look is None or not values.get("preview"):
+            return None
+        of_the_scan = {name: values[name] for name in Parameters.model_fields if name in values}
+        given = {**of_the_scan, **self.quick_look.parameters}
+        return self.quick_look.pipeline, find(self.quick_look.pipeline).parse(given).model_dump()
 
     def load(self, parameters: AnyParameters, device: str) -> Reconstruction | Derivation:
         """Import the factory and make what it gives; only workers call this.
@@ -116,6 +140,7 @@ _BUILT_IN = (
         JointIpalmParameters,
         Grouping.SLICE,
         "pipelines.recon.joint_ipalm:JointIpalm",
+        QuickLook("sense"),
     ),
     PipelineEntry(
         "cine_ls_dip",
@@ -123,6 +148,7 @@ _BUILT_IN = (
         CineLsDipParameters,
         Grouping.CINE,
         "pipelines.recon.cine_ls_dip:CineLsDip",
+        QuickLook("cine_ls_dip", {"method": "low_rank_sparse"}),
     ),
     PipelineEntry(
         "pass_through",

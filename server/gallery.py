@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.extra_series import is_extra
 from pipelines.mrd import Image, ImageType
+from pipelines.preview import is_preview
 from pipelines.quality import Agreement, compare
 from server.errors import FileError
 from server.pictures import MOST_COLUMNS, Row, View, grey_limits, replace_pixels, turn, write_montage
@@ -62,8 +63,10 @@ def is_deviation(image: Image) -> bool:
 def pair_images(images: Sequence[Image]) -> list[Pair]:
     """Magnitude images with the uncertainty maps of the same slice and frame, in the order of slice and frame.
 
-    Complex images stand in where no magnitude came; phase, real and imaginary parts and extra series are not shown.
+    Complex images stand in where no magnitude came, previews where nothing else did; phase, real and imaginary parts
+    and extra series are not shown.
     """
+    images = [image for image in images if not is_preview(image)] or images
     deviations = {key_of(image): image for image in images if is_deviation(image)}
     others = [image for image in images if not is_deviation(image) and not is_extra(image)]
     magnitudes = [image for image in others if int(image.header["image_type"]) in (0, ImageType.MAGNITUDE)]

@@ -1,5 +1,8 @@
 """The jobs of one session: started as groups complete, handed back in that order, their memory released on every road.
 
+A group may have a second, quick job for a preview. Previews keep an order of their own and are handed back as soon as
+they are ready; one that is late for its image is dropped, one that fails hurts nothing.
+
 Knows the executor and the clock; no socket and no protocol.
 """
 
@@ -9,11 +12,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.gadgetron import ImageArray
 from pipelines.mrd import Acquisitions, Image, Waveform
+from pipelines.registry import PipelineEntry
 from server.errors import ExecutionError
 from server.execution.executor import Executor, Job, JobResult
 
@@ -31,6 +35,12 @@ class Returned:
     n_bytes: int
 
 
+def preview_of(job: Job, entry: PipelineEntry) -> Job | None:
+    """The job of the preview that the parameters of a job ask for; None where they ask for none."""
+    quick = entry.preview(job.parameters)
+    return None if quick is None else replace(job, pipeline=quick[0], parameters=quick[1], is_urgent=True)
+
+
 @dataclass(slots=True, eq=False)
 class Pending:
     """A job whose result has not been handed on.
@@ -38,11 +48,28 @@ class Pending:
     Attributes:
         n_bytes: what it holds now: the k-space until it is done, then its images.
         submitted_at: when its group was complete (`time.monotonic`).
+        preview: the job of its preview, until that was handed on or dropped.
     """
 
     task: asyncio.Future[JobResult] | asyncio.Future[Returned]
     n_bytes: int
     submitted_at: float
+    preview: Pending | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What is to be sent next.
+
+    Attributes:
+        result: images, or a message that goes back.
+        completed_at: when the group was complete (`time.monotonic`).
+        is_preview: whether the images that were asked for are still to come.
+    """
+
+    result: JobResult | Returned
+    completed_at: float
+    is_preview: bool = False
 
 
 class OrderedJobs:
@@ -58,6 +85,7 @@ class OrderedJobs:
         timeout_s: float,
         on_change: Callable[[int], None],
         on_progress: Callable[[str], None] | None = None,
+        on_lost_preview: Callable[[Exception], None] | None = None,
     ) -> None:
         """Jobs of one session.
 
@@ -66,32 +94,44 @@ class OrderedJobs:
             timeout_s: longest time for one job, its wait included.
             on_change: hears by how many bytes `waiting_bytes` has changed.
             on_progress: hears how far long jobs are, whichever their place in the order.
+            on_lost_preview: hears why a preview could not be made.
         """
         self.waiting_bytes = 0
         self._executor = executor
         self._timeout_s = timeout_s
         self._on_change = on_change
         self._on_progress = on_progress
+        self._on_lost_preview = on_lost_preview
         self._pending: deque[Pending] = deque()
+        self._previews: deque[Pending] = deque()
         self._news = asyncio.Event()
         self._is_finished = False
-        self._is_first_handed_on = False
+        self._handed_on: deque[Pending] | None = None
+        """The queue whose first entry was handed on and may be being sent."""
 
     def __len__(self) -> int:
         return len(self._pending)
 
-    def submit(self, job: Job) -> None:
-        """Start a job; the group's slots are released when it has ended, however it ends."""
-        loop = asyncio.get_running_loop()
-        n_bytes = job.group.n_bytes
-        group = job.group
-        task = loop.create_task(self._run(job))
-        pending = Pending(task, n_bytes, time.monotonic())
+    def submit(self, job: Job, preview: Job | None = None) -> None:
+        """Start a job, and one for a preview; the group's slots are released when they have ended, however they end."""
+        quick = None if preview is None else self._start(preview, 0)  # first, for a worker that has nothing to do
+        asked = self._start(job, job.group.n_bytes)
+        asked.preview = quick
+        self._pending.append(asked)
+        if quick is not None:
+            self._previews.append(quick)
+        running = [each for each in (quick, asked) if each is not None]
+        group, left = job.group, len(running)
+
+        def ended(_: object) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                group.release()
+
         # Not a `finally` in the coroutine: a task that is cancelled before its first step never gets to it.
-        task.add_done_callback(lambda _: group.release())
-        task.add_done_callback(lambda task: self._resize(pending, task))
-        self._pending.append(pending)
-        self._change(n_bytes)
+        for each in running:
+            each.task.add_done_callback(ended)
         self._news.set()
 
     def hand_on(self, returned: Returned) -> None:
@@ -107,8 +147,8 @@ class OrderedJobs:
         self._is_finished = True
         self._news.set()
 
-    async def next(self) -> tuple[JobResult | Returned, float] | None:
-        """The next result in order, and when its group was complete; None when all are done, or after `stop`.
+    async def next(self) -> Done | None:
+        """What is ready next, each kind in order; None when all are done, or after `stop`.
 
         The images count as waiting until the following call.
 
@@ -117,28 +157,34 @@ class OrderedJobs:
             ServerError: what the executor raised, or the job was not done in time.
         """
         self._drop_sent()
-        while not self._pending:
-            if self._is_finished:
+        while True:
+            self._drop_failed_previews()
+            for queue in (self._previews, self._pending):
+                if queue and queue[0].task.done():
+                    return self._hand_on(queue)
+            if self._is_finished and not self._pending:
                 return None
             self._news.clear()
             await self._news.wait()
-        pending = self._pending[0]
-        await asyncio.wait((pending.task,))
-        if pending.task.cancelled():
-            return None
-        self._is_first_handed_on = True
-        return pending.task.result(), pending.submitted_at
 
     async def stop(self) -> None:
         """Cancel what is not done, and wait until nothing of it is left."""
         self.finish()
-        tasks: list[asyncio.Future[Any]] = [pending.task for pending in self._pending]
+        tasks: list[asyncio.Future[Any]] = [pending.task for pending in (*self._pending, *self._previews)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._is_first_handed_on = False
-        while self._pending:
-            self._change(-self._pending.popleft().n_bytes)
+        self._handed_on = None
+        for queue in (self._pending, self._previews):
+            while queue:
+                self._change(-queue.popleft().n_bytes)
+
+    def _start(self, job: Job, n_bytes: int) -> Pending:
+        task = asyncio.get_running_loop().create_task(self._run(job))
+        pending = Pending(task, n_bytes, time.monotonic())
+        task.add_done_callback(lambda task: self._resize(pending, task))
+        self._change(n_bytes)
+        return pending
 
     async def _run(self, job: Job) -> JobResult:
         try:
@@ -147,17 +193,47 @@ class OrderedJobs:
         except TimeoutError as error:
             raise ExecutionError(f"a reconstruction did not end within {self._timeout_s:g} s") from error
 
+    def _hand_on(self, queue: deque[Pending]) -> Done | None:
+        """The first of a queue, which is done; None where it was cancelled."""
+        pending = queue[0]
+        if pending.task.cancelled():
+            return None
+        self._handed_on = queue
+        if pending.preview is not None:
+            self._drop_preview(pending.preview)
+            pending.preview = None
+        return Done(pending.task.result(), pending.submitted_at, is_preview=queue is self._previews)
+
+    def _drop_preview(self, preview: Pending) -> None:
+        """Forget a preview that was not sent before its image was ready."""
+        if preview in self._previews:
+            self._previews.remove(preview)
+            self._change(-preview.n_bytes)
+            preview.n_bytes = 0
+            preview.task.cancel()
+
+    def _drop_failed_previews(self) -> None:
+        """Say why there is none."""
+        while self._previews and (task := self._previews[0].task).done():
+            error = None if task.cancelled() else task.exception()
+            if not isinstance(error, Exception):
+                break
+            self._previews.popleft()
+            if self._on_lost_preview is not None:
+                self._on_lost_preview(error)
+
     def _resize(self, pending: Pending, task: asyncio.Task[JobResult]) -> None:
         done = not task.cancelled() and task.exception() is None
         images = sum(image.pixels.nbytes for image in task.result().images) if done else 0
-        if pending in self._pending:
+        if pending in self._pending or pending in self._previews:
             self._change(images - pending.n_bytes)
             pending.n_bytes = images
+        self._news.set()
 
     def _drop_sent(self) -> None:
-        if self._is_first_handed_on:
-            self._is_first_handed_on = False
-            self._change(-self._pending.popleft().n_bytes)
+        if self._handed_on is not None:
+            self._change(-self._handed_on.popleft().n_bytes)
+            self._handed_on = None
 
     def _change(self, n_bytes: int) -> None:
         self.waiting_bytes += n_bytes

@@ -11,6 +11,7 @@ from pipelines.errors import HeaderError
 from pipelines.extra_series import is_extra
 from pipelines.gadgetron import Bucket, ImageArray, ReconData
 from pipelines.mrd import Acquisitions, Image, ImageType, Waveform
+from pipelines.preview import is_preview
 from server.errors import ProtocolError
 from server.execution.executor import JobResult
 from server.ingest import Ingest
@@ -112,8 +113,15 @@ class Report:
                 pass
         self.metrics.received_messages.labels(_MESSAGE_TYPES.get(type(event), "other")).inc(n)
 
-    def note_result(self, result: JobResult) -> None:
-        """A job has ended well."""
+    def note_result(self, result: JobResult, *, was_quick: bool = False) -> None:
+        """A job has ended well.
+
+        One for a preview counts as a single stage: other figures are of the images that were asked for.
+        """
+        if was_quick:
+            seconds = sum(seconds for stage, seconds in result.stages_s.items() if stage != "queue")
+            self.metrics.stage_seconds.labels(self.label, "preview").observe(seconds)
+            return
         for stage, seconds in result.stages_s.items():
             if stage == "queue":
                 self.metrics.queue_wait_seconds.labels(self.label).observe(seconds)
@@ -136,7 +144,9 @@ class Report:
     def note_image(self, image: Image, send_s: float) -> None:
         """An image was sent."""
         self.images += 1
-        if "ReconUncertaintyKind" in image.meta:
+        if is_preview(image):
+            kind = "preview"
+        elif "ReconUncertaintyKind" in image.meta:
             kind = "uncertainty"
         else:
             kind = "extra" if is_extra(image) else _KINDS.get(int(image.header["image_type"]), "other")

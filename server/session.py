@@ -17,6 +17,7 @@ from pipelines.errors import HeaderError
 from pipelines.gadgetron import Bucket, ImageArray, ReconData
 from pipelines.image_group import ImageGroup
 from pipelines.mrd import Acquisitions, Image, Waveform
+from pipelines.preview import as_preview
 from pipelines.scaling import SeriesScaler
 from server import query
 from server.backpressure import Waiting
@@ -27,12 +28,12 @@ from server.execution.executor import Executor, Job
 from server.header_reading import read_header, scaler_for
 from server.ingest import Ingest
 from server.intake import NothingIntake
-from server.jobs import OrderedJobs, Returned
+from server.jobs import OrderedJobs, Returned, preview_of
 from server.metrics import Metrics, product_version
 from server.node_intake import AnyIntake, NodeImageIntake, NodeReadoutIntake
 from server.noise_desk import NoiseDesk
 from server.noise_store import NoiseStore
-from server.outcome import ClientLeftError
+from server.outcome import ClientLeftError, explain
 from server.report import Report
 from server.selection import Selection, refine
 from server.wire.messages import (
@@ -90,7 +91,11 @@ class Session:
         self._connection = self._dialect.connect()
         self.socket = Ingest(self._connection, settings.timeouts, self, already)
         self._jobs = OrderedJobs(
-            executor, settings.timeouts.reconstruction_s, self._waiting_changed, self._tell_progress
+            executor,
+            settings.timeouts.reconstruction_s,
+            self._waiting_changed,
+            self._tell_progress,
+            self._tell_lost_preview,
         )
         self._selection: Selection | None = None
         self._xml: bytes | None = None
@@ -264,7 +269,8 @@ class Session:
                 "ReconSoftwareVersion": product_version(),
                 "ReconSession": self.id,
             }
-            self._jobs.submit(Job(self.id, self._selection.entry.name, self._selection.parameters, group, provenance))
+            job = Job(self.id, self._selection.entry.name, self._selection.parameters, group, provenance)
+            self._jobs.submit(job, preview_of(job, self._selection.entry))
         if groups and self._is_over_budget():
             self.socket.pause()
             self._waiting.tell_when_less(self)
@@ -295,6 +301,9 @@ class Session:
         """Pass on how far a job is; a peer that is slower than we are has no use for it."""
         if self.socket.keeps_up:
             self.socket.post(self._dialect.progress(self._connection, text))
+
+    def _tell_lost_preview(self, error: Exception) -> None:
+        self._warn_once(f"no preview of an image: {explain(error)[1]}")
 
     def _tell(self, answer: Text | DependencyAnswer) -> None:
         self.socket.post(self._dialect.answer(self._connection, answer))
@@ -350,17 +359,18 @@ class Session:
     async def _deliver(self) -> None:
         """Send the images of every job, in order; ends when the input has ended and all is sent."""
         while (done := await self._jobs.next()) is not None:
-            result, completed_at = done
+            result = done.result
             if isinstance(result, Returned):
                 await self.socket.write(self._dialect.returned(self._connection, result))
                 continue
-            self.report.note_result(result)
+            self.report.note_result(result, was_quick=done.is_preview)
             for warning in result.warnings:
                 self._warn_once(warning)
-            for image in result.images:
+            for made in result.images:
                 started = time.monotonic()
+                image = as_preview(made, self.report.pipeline) if done.is_preview else made
                 buffers = self._dialect.image(self._connection, self._in_stored_units(image), self._selection)
-                self.report.note_first_image(completed_at)
+                self.report.note_first_image(done.completed_at)
                 await self.socket.write(buffers)
                 self.report.note_image(image, time.monotonic() - started)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipelines.extra_series import is_extra
 from pipelines.mrd import Image
+from pipelines.preview import is_preview
 from server.errors import FileError
 from server.gallery import Pair, is_deviation, key_of, pair_images, write_gallery
 from server.image_file import read_images
@@ -53,7 +54,7 @@ def main(
 
 def _reference_of(path: Path) -> dict[tuple[int, ...], NDArray[np.floating]]:
     images = [image for series in read_images(path).values() for image in series]
-    originals = [image for image in images if not is_deviation(image) and not is_extra(image)]
+    originals = [i for i in images if not (is_deviation(i) or is_extra(i) or is_preview(i))]
     return {key_of(image): np.abs(image.pixels[0]).astype(np.float32) for image in originals}
 
 

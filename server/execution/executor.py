@@ -25,6 +25,7 @@ class Job:
         parameters: parameters as given by the peer, already checked by `PipelineEntry.parse`.
         group: the data, readouts or images; its slots stay taken until the job has ended.
         provenance: image attributes to put on every image (product, version, session).
+        is_urgent: whether it goes before those that wait and are not: somebody looks at the screen for it.
     """
 
     session: str
@@ -32,6 +33,7 @@ class Job:
     parameters: Mapping[str, object]
     group: Group | ImageGroup
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

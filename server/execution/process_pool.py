@@ -4,8 +4,8 @@ The front process stays free of torch: it hands references to shared memory to w
 with torch imported (`server.execution.fork_server`).
 
 Rules:
-1. Jobs start in the order in which they were submitted. A job whose worker died goes back to the head of the queue,
-   once.
+1. Jobs start in the order in which they were submitted, urgent ones before all others that wait. A job whose worker
+   died goes back to the head of the queue, once.
 2. A slot that a job's arrays lie in is pinned from the moment a worker may read it until that worker has answered or
    is gone.
 3. Cancelling a job that waits removes it; a job that runs is finished in vain.
@@ -161,7 +161,7 @@ class ProcessExecutor:
             raise RuntimeError("the executor was not started")
         loop = asyncio.get_running_loop()
         pending = Pending(job, loop.create_future(), loop.time(), on_progress)
-        self._waiting.append(pending)
+        self._enqueue(pending)
         self._dispatch()
         try:
             return await pending.result
@@ -287,6 +287,14 @@ class ProcessExecutor:
             worker.stop_watching()
             with contextlib.suppress(ValueError):  # the job's dispatch took it out
                 self._idle.remove(assigned)
+
+    def _enqueue(self, pending: Pending) -> None:
+        """Put a job behind those that wait, an urgent one before all that are not."""
+        if not pending.job.is_urgent:
+            self._waiting.append(pending)
+            return
+        place = next((i for i, other in enumerate(self._waiting) if not other.job.is_urgent), len(self._waiting))
+        self._waiting.insert(place, pending)
 
     def _dispatch(self) -> None:
         """Give waiting jobs to idle workers; the one that worked last comes first, because its caches are warm."""

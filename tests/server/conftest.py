@@ -48,7 +48,12 @@ class CountedSlots:
 
 @dataclass
 class FakeExecutor:
-    """Answers each job with two images as large as asked, once `gate` is open; a job may be made to fail."""
+    """Answers each job with two images as large as asked, once `gate` is open; a job may be made to fail.
+
+    Attributes:
+        held: the only pipeline that waits for the gate; all do where it is empty.
+        failing: what jobs of a pipeline fail with.
+    """
 
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     slots: CountedSlots = field(default_factory=CountedSlots)
@@ -59,6 +64,8 @@ class FakeExecutor:
     outside_domain: dict[int, tuple[str, ...]] = field(default_factory=dict)
     progress: dict[int, tuple[str, ...]] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
+    held: str = ""
+    failing: dict[str, Exception] = field(default_factory=dict)
     stopped: bool = False
 
     async def start(self) -> None:
@@ -70,7 +77,10 @@ class FakeExecutor:
         for text in self.progress.get(number, ()):
             assert on_progress is not None
             on_progress(text)
-        await self.gate.wait()
+        if not self.held or job.pipeline == self.held:
+            await self.gate.wait()
+        if job.pipeline in self.failing:
+            raise self.failing[job.pipeline]
         await asyncio.sleep(self.delays_s.get(number, 0))
         if number in self.failures:
             raise self.failures[number]

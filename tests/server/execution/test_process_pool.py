@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,27 @@ async def test_signals_of_a_terminal_or_service_manager_do_not_end_workers(pool:
             os.kill(child.pid, number)
     assert (await run(pool)).attempts == 1
     assert pool.worker_pids == pids
+
+
+@in_module_loop
+async def test_urgent_jobs_overtake_those_that_wait_and_keep_their_order(pool: ProcessExecutor, tmp_path: Path) -> None:
+    await until_idle(pool)
+    gate, ended = Gate(tmp_path), list[str]()
+
+    async def note(name: str, *, is_urgent: bool) -> None:
+        job = replace(make_job(make_group(pool.slots)), is_urgent=is_urgent)
+        await pool.run(job)
+        job.group.release()
+        ended.append(name)
+
+    running = asyncio.create_task(run(pool, hold=str(gate)))
+    await gate.reached()
+    waiting = [asyncio.create_task(note(name, is_urgent=name.startswith("urgent"))) for name in
+               ("first", "second", "urgent 1", "third", "urgent 2")]  # fmt: skip
+    await asyncio.sleep(0)
+    gate.open()
+    await asyncio.gather(running, *waiting)
+    assert ended == ["urgent 1", "urgent 2", "first", "second", "third"]
 
 
 @in_module_loop
