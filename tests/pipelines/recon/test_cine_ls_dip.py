@@ -10,11 +10,20 @@ import torch
 from pipelines.errors import ReconstructionError
 from pipelines.parameters import CineLsDipParameters, SenseParameters
 from pipelines.progress import reporting
-from pipelines.recon.cine_ls_dip import CineLsDip
+from pipelines.recon.cine_ls_dip import COUPLING, STEADINESS, CineLsDip, closing
 from pipelines.recon.cine_start import classic, make_start
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.sense import Sense
-from tests.pipelines.recon.cine_scenes import CENTRAL, COLUMNS, FRAMES, ROWS, cartesian_cine, error, radial_cine
+from tests.pipelines.recon.cine_scenes import (
+    CENTRAL,
+    COLUMNS,
+    FRAMES,
+    ROWS,
+    cartesian_cine,
+    complex_noise,
+    error,
+    radial_cine,
+)
 
 
 def reconstruct(prepared: Prepared, **parameters: object) -> Reconstructed:
@@ -201,3 +210,16 @@ def test_the_start_knows_the_noise(scan):
     assert start.noise == start.system.noise_std
     found = classic(start, start.system, 20)
     assert found.iterations <= 20
+
+
+def test_the_closing_step_is_where_its_objective_is_least(scan):
+    start = make_start(scan[0])
+    background, dynamic = classic(start, start.system, 20).frames, complex_noise(*start.system.right_side.shape)
+    low_rank, sparse = closing(start.system, background, dynamic)
+    frames, change = low_rank + sparse, low_rank + sparse - background - dynamic
+    jumps = STEADINESS * change.diff(dim=0)
+    slope = start.system.normal(frames) - start.system.right_side + COUPLING / 2 * change
+    slope[1:] += jumps
+    slope[:-1] -= jumps
+    assert slope.norm() < 1e-2 * (start.system.right_side - start.system.normal(background + dynamic)).norm()
+    torch.testing.assert_close(low_rank - background, sparse - dynamic)

@@ -7,11 +7,11 @@ import torch
 
 from models.deep_prior import DeepPriorConfiguration
 from pipelines.recon.cine_start import make_start
-from pipelines.recon.frame_corrections import FrameCorrections, Part, best_share
+from pipelines.recon.frame_corrections import CHANNELS, FrameCorrections, Part, best_share
 from pipelines.recon.frame_lines import hold_out, measured_lines, with_lines
 from tests.pipelines.recon.cine_scenes import cartesian_cine, coil_images, complex_noise
 
-TINY = DeepPriorConfiguration((8, 8), skip=4, inputs=8)
+TINY = DeepPriorConfiguration((8, 8), skip=4, inputs=CHANNELS)
 
 
 @pytest.fixture(scope="module")
@@ -26,26 +26,26 @@ def truth(start):
     return start.system.to_rows(images)
 
 
-def parts_of(start, frames):
+def parts_of(start, frames, classic=None):
     prepared = start.prepared
     return [
-        Part(start.system_of(with_lines(prepared, held)), frames)
+        Part(start.system_of(with_lines(prepared, held)), frames, frames if classic is None else classic)
         for held in hold_out(prepared, 0.12, 3, 0)
         if bool((held & measured_lines(prepared)).any())
     ]
 
 
 def test_the_best_share_is_the_minimum_over_all_lines_held_out(start, truth):
-    one = parts_of(start, truth + 0.02 * complex_noise(*truth.shape, seed=1))
-    other = parts_of(start, truth + 0.02 * complex_noise(*truth.shape, seed=2))
-    share = best_share(one, other)
+    one, other = (truth + 0.02 * complex_noise(*truth.shape, seed=seed) for seed in (1, 2))
+    parts = parts_of(start, one, other)
+    share = best_share(parts)
     assert 0.2 < share < 0.8
 
     def misfit(at: float) -> float:
         total = 0.0
-        for a, b in zip(one, other, strict=True):
-            mixed = torch.lerp(a.frames, b.frames, at)
-            fitted = a.held.normal(mixed) - 2 * a.held.right_side
+        for part in parts:
+            mixed = torch.lerp(part.frames, part.classic, at)
+            fitted = part.held.normal(mixed) - 2 * part.held.right_side
             total += float((mixed.conj() * fitted).real.sum(dtype=torch.float64))
         return total
 
@@ -53,11 +53,10 @@ def test_the_best_share_is_the_minimum_over_all_lines_held_out(start, truth):
 
 
 def test_the_share_stays_between_nothing_and_all(start, truth):
-    right = parts_of(start, truth)
-    wrong = parts_of(start, truth + complex_noise(*truth.shape))
-    assert best_share(right, right) == 0
-    assert best_share(right, wrong) < 0.01
-    assert best_share(wrong, right) > 0.99
+    wrong = truth + complex_noise(*truth.shape)
+    assert best_share(parts_of(start, truth, truth)) == 0
+    assert best_share(parts_of(start, truth, wrong)) < 0.01
+    assert best_share(parts_of(start, wrong, truth)) > 0.99
 
 
 @pytest.mark.parametrize("is_stopped", [True, False])
@@ -67,7 +66,7 @@ def test_networks_that_learned_nothing_change_nothing(start, truth, is_stopped):
     learned = corrections.learn(parts_of(start, truth), steps=10, should_stop=lambda: is_stopped)
     assert learned.steps == (0 if is_stopped else 10)
     assert learned.best == 0
-    background, dynamic = corrections(truth)
+    background, dynamic = corrections(truth, truth)
     torch.testing.assert_close(background + dynamic, truth, rtol=0, atol=1e-6)
 
 
@@ -88,7 +87,7 @@ def test_it_learns_the_same_inside_inference_mode(start, truth):
     def learn() -> torch.Tensor:
         corrections = FrameCorrections(start.system, truth, TINY, seed=3)
         corrections.learn(parts_of(start, truth + 0.05 * complex_noise(*truth.shape)), steps=5)
-        return sum(corrections(truth))
+        return sum(corrections(truth, truth))
 
     outside = learn()
     with torch.inference_mode():
