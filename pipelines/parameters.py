@@ -227,16 +227,20 @@ class CineLsDipParameters(SlowParameters):
     coil_compression: int = Field(
         8, ge=0, le=256, description="Virtual coils to compress to; 0 keeps all coils. Time grows with them."
     )
-    method: Literal["networks", "low_rank_sparse"] = Field(
+    method: Literal["networks", "low_rank_sparse", "deep_priors"] = Field(
         "networks",
-        description="Networks that learn from this scan alone, or classic low rank plus sparse, in seconds.",
+        description="Networks that learn from this scan alone to correct frames; classic low rank plus sparse, in "
+        "seconds; or networks that bring forth frames from noise, for research.",
     )
     networks: Literal["small", "medium", "large"] = Field(
         "small", description="Size of the networks; small on a CPU, larger ones for a GPU."
     )
     steps: int = Field(90, ge=10, le=5000, description="Most steps of learning; it ends early when nothing is gained.")
     iterations: int = Field(60, ge=5, le=2000, description="Most iterations of classic low rank plus sparse.")
-    seed: int = Field(0, ge=0, le=1 << 31, description="Of weights and of the lines held out.")
+    solver: Literal["fast", "theory"] = Field(
+        "fast", description="Of deep_priors: every step is taken, or only those that its proof of descent allows."
+    )
+    seed: int = Field(0, ge=0, le=1 << 30, description="Of weights and of the lines held out.")
     time_limit_s: float | None = Field(
         None,
         gt=0,

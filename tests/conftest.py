@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+torch.set_num_threads(1)  # for fixtures of modules, too: on busy machines two threads wait for each other
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:

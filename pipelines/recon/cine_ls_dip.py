@@ -7,12 +7,11 @@
    total variation what moves; a heart in a still chest gains 1 dB by half of each, one in a breathing chest nothing.
 3. Two networks, one for the background L and one for the dynamic rest S, learn to change these so that they fit the
    lines left out (`pipelines.recon.frame_corrections`); a fifth set says when to stop.
-4. With `a = L0 + f(L0)` and `c = S0 + g(S0)` of all lines, the frames that fit both the data and the networks:
+4. With `a = L0 + f(L0)` and `c = S0 + g(S0)` of all lines, the frames that fit both the data and the networks
+   (`pipelines.recon.frame_closing`). S has no mean over time.
 
-       min over L, S   1/2 |A (L + S) - y|^2 + rho/2 (|L - a|^2 + |S - c|^2) + kappa/2 |D (L + S - a - c)|^2
-
-   with the differences D from frame to frame; in closed form but for a system of equations for X = L + S. S has no
-   mean over time.
+The method `deep_priors` has networks that bring forth the frames from noise instead, with the same last step
+(`pipelines.recon.cine_deep_priors`).
 
 The deviation is a delete-group jackknife: with the share h of the lines in set i, and `X_i` made without them,
 
@@ -33,15 +32,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 from jaxtyping import Complex64, Float32
 from torch import Tensor
 
-from models.deep_prior import DeepPriorConfiguration
+from models.deep_prior import LARGE, MEDIUM, SMALL, DeepPriorConfiguration
+from pipelines.errors import ReconstructionError
 from pipelines.parameters import CineLsDipParameters
 from pipelines.progress import Stage, stages
+from pipelines.recon.cine_deep_priors import fit_parts, network_priors, refit
 from pipelines.recon.cine_start import TOLERANCE, CineStart, classic, make_start
+from pipelines.recon.frame_closing import closing
 from pipelines.recon.frame_corrections import CHANNELS, FRAMES_AT_A_TIME, FrameCorrections, Learned, Part, best_share
 from pipelines.recon.frame_lines import hold_out, measured_lines, with_lines
 from pipelines.recon.frame_system import FrameSystem
@@ -49,13 +52,13 @@ from pipelines.recon.low_rank_sparse import LowRankSparse
 from pipelines.recon.posterior import smooth
 from pipelines.recon.reconstruction import ExtraSeries, Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.space_time_tv import WEIGHT, space_time_tv
-from pipelines.solvers.cg import conjugate_gradients
 
 SIZES = {
     "small": DeepPriorConfiguration((16, 24, 32), skip=16, inputs=CHANNELS),
     "medium": DeepPriorConfiguration((32, 48, 64), skip=16, inputs=CHANNELS),
     "large": DeepPriorConfiguration((48, 96, 128, 128), skip=24, inputs=CHANNELS),
 }
+DEEP_PRIOR_SIZES = {"small": SMALL, "medium": MEDIUM, "large": LARGE}
 CLASSIC_ITERATIONS = 60
 TV_ITERATIONS = 60
 SET_ITERATIONS = 30
@@ -63,25 +66,22 @@ SET_ITERATIONS = 30
 SETS = 5
 HELD = 0.12
 """Of a frame's lines in each set."""
-COUPLING = 1.0
-"""rho, relative to the weight of a line."""
-STEADINESS = 4.0
-"""kappa. Over three hearts (R = 8) it gains 0.1 to 0.3 dB over the best closing step without it (rho 4, kappa 0), and
-frames change from one to the next by up to 0.09 less wrongly: what the data add to the networks' frames is mostly
-something that all frames have lost, while noise changes from frame to frame. rho 0.5 to 2 with kappa 4 to 16 differ by
-0.1 dB."""
-CLOSING_ITERATIONS = 15
 LOW_RANK_SPARSE = "low rank plus sparse"
 TOTAL_VARIATION = "total variation"
 SETS_OF_LINES = "some lines left out"
 LEARNING = "networks learn"
+FITTING = "networks are fitted"
 CLOSING = "last fit to the data"
 CLASSIC_COST = 15.0
 """Of what takes time on a CPU, in iterations of total variation (8 coils, a slice of 24 frames, November 2026)."""
 STEP_COST = 11.0
 """Of a step of learning of small networks, if all frames took part in it."""
 CLOSING_COST = 3.5
-FACTOR = 1.14
+FITTING_COST = 130.0
+"""Of an iteration of the deep priors."""
+REFITTING = 5
+"""Iterations of the deep priors without each set of lines."""
+FACTORS = {"networks": 1.14, "low_rank_sparse": 1.14}
 """With it 90 % intervals cover 90 % on average over new scans like those that it was fitted to, hearts of eight
 patients (`tests/benchmarks/cine_calibration.py`). By itself the jackknife covers 74 to 93 % of these."""
 CALIBRATION_SCANS = 8
@@ -109,21 +109,40 @@ class Decomposition:
     Attributes:
         low_rank: L, with the mean over time of what is dynamic.
         sparse: S.
-        learned: how the networks learned; None without networks.
+        learned: how the networks learned; None where none did.
         iterations: of classic L + S; 0 where it is not the result.
-        share: of classic L + S in what the networks began with.
+        share: of classic L + S in what the networks began with; None where they began with noise.
     """
 
     low_rank: Complex64[Tensor, "frames pixels"]
     sparse: Complex64[Tensor, "frames pixels"]
     learned: Learned | None
     iterations: int = 0
-    share: float = 0.0
+    share: float | None = None
 
     @property
     def frames(self) -> Complex64[Tensor, "frames pixels"]:
         """X."""
         return self.low_rank + self.sparse
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What every method begins with.
+
+    Attributes:
+        start: the frames.
+        first: classic low rank plus sparse of all lines.
+        sets: of lines that are left out in turn.
+        ahead: what is to be reported.
+        should_stop: whether time is up.
+    """
+
+    start: CineStart
+    first: LowRankSparse
+    sets: list[_LineSet]
+    ahead: dict[str, Stage]
+    should_stop: Callable[[], bool] | None
 
 
 class CineLsDip:
@@ -146,27 +165,26 @@ class CineLsDip:
         mapped = self._clock()
         ahead = self._stages(prepared.kspace.shape[0])
         first = self._classic(start, start.system, ahead[LOW_RANK_SPARSE], should_stop)
-        sets = self._line_sets(start)
-        if self._parameters.method == "low_rank_sparse":
-            found = Decomposition(first.low_rank, first.sparse, None, first.iterations)
-            solved = self._clock()
-            others = [
-                self._classic(start, each.kept, ahead[SETS_OF_LINES].step_of(i, SETS), should_stop).frames
-                for i, each in enumerate(sets)
-            ]
-        else:
-            found, others = self._teach(start, first.frames, sets, ahead, should_stop)
-            solved = self._clock()
+        task = _Task(start, first, self._line_sets(start), ahead, should_stop)
+        methods = {"networks": self._teach, "low_rank_sparse": self._decompose, "deep_priors": self._fit}
+        found, others = methods[self._parameters.method](task)
+        solved = self._clock()
         is_over = should_stop is not None and should_stop()
-        deviation = _jackknife(start, found.frames, others, sum(each.share for each in sets) / len(sets))
+        factor = FACTORS.get(self._parameters.method)
+        deviation = _jackknife(task, found.frames, others) * (start.scale if factor is None else factor * start.scale)
+        warnings: list[str] = []
+        if is_over:
+            warnings.append(f"The time limit of {limit:g} s ended the reconstruction early.")
+        if factor is None:
+            warnings.append("The uncertainty of this method was not calibrated.")
         return Reconstructed(
             image=start.system.to_images(found.frames) * start.scale,
-            deviation=deviation * start.scale,
+            deviation=deviation,
             kind=UncertaintyKind.ENSEMBLE,
-            calibration=f"conformal over {CALIBRATION_SCANS} scans: factor {FACTOR:.3g}",
+            calibration="none" if factor is None else f"conformal over {CALIBRATION_SCANS} scans: factor {factor:.3g}",
             details=_details(found),
             stages_s={"csm": mapped - started, "recon": solved - mapped, "uncertainty": self._clock() - solved},
-            warnings=(f"The time limit of {limit:g} s ended the reconstruction early.",) if is_over else (),
+            warnings=tuple(warnings),
             extras=self._extras(start, found),
         )
 
@@ -174,6 +192,9 @@ class CineLsDip:
         """What lies ahead, in iterations of total variation of all frames."""
         if self._parameters.method == "low_rank_sparse":
             return stages({LOW_RANK_SPARSE: 1, SETS_OF_LINES: SETS})
+        if self._parameters.method == "deep_priors":
+            fitting = FITTING_COST * (self._parameters.steps + SETS * REFITTING)
+            return stages({LOW_RANK_SPARSE: CLASSIC_COST, SETS_OF_LINES: SETS * CLASSIC_COST, FITTING: fitting})
         learning = STEP_COST * self._parameters.steps * min(FRAMES_AT_A_TIME, frames) / frames
         return stages(
             {
@@ -203,15 +224,63 @@ class CineLsDip:
             for held in hold_out(start.prepared, HELD, SETS, self._parameters.seed)
         ]
 
-    def _teach(
-        self,
-        start: CineStart,
-        first: Tensor,
-        sets: list[_LineSet],
-        ahead: dict[str, Stage],
-        should_stop: Callable[[], bool] | None,
-    ) -> tuple[Decomposition, list[Tensor]]:
+    def _decompose(self, task: _Task) -> tuple[Decomposition, list[Tensor]]:
+        """Classic low rank plus sparse."""
+        first = task.first
+        others = [each.frames for each in self._classic_sets(task)]
+        return Decomposition(first.low_rank, first.sparse, None, first.iterations), others
+
+    def _classic_sets(self, task: _Task) -> list[LowRankSparse]:
+        """Without the lines of each set."""
+        stage = task.ahead[SETS_OF_LINES]
+        return [
+            self._classic(task.start, each.kept, stage.step_of(i, SETS), task.should_stop)
+            for i, each in enumerate(task.sets)
+        ]
+
+    def _fit(self, task: _Task) -> tuple[Decomposition, list[Tensor]]:
+        """Networks that bring forth all frames.
+
+        Raises:
+            ReconstructionError: frames are volumes, or too small for the networks.
+        """
+        start, steps = task.start, self._parameters.steps
+        _, z, y, x = start.system.to_images(task.first.frames).shape
+        configuration = DEEP_PRIOR_SIZES[self._parameters.networks]
+        if z > 1 or min(y, x) < 2 ** len(configuration.widths):
+            raise ReconstructionError(
+                f"deep priors bring forth planes of at least {2 ** len(configuration.widths)} pixels along each side, "
+                f"not {x} x {y} x {z}; use the method networks"
+            )
+        whole = steps + SETS * REFITTING
+        stage, done = task.ahead[FITTING], count()
+
+        def should_stop() -> bool:
+            stage.report(min(next(done), whole), whole)
+            return task.should_stop is not None and task.should_stop()
+
+        begin = self._classic_sets(task)
+        fitted = fit_parts(
+            network_priors(start, configuration, self._parameters.seed, (y, x)),
+            task.sets[-1].kept,
+            task.sets[-1].held,
+            begin[-1],
+            mode=self._parameters.solver,
+            iterations=steps,
+            should_stop=should_stop,
+        )
+        low_rank, sparse = closing(start.system, *fitted.parts)
+        mean = sparse.mean(0, keepdim=True)
+        others = [
+            sum(closing(each.kept, *refit(fitted, each.kept, plain, REFITTING, should_stop)), torch.zeros_like(mean))
+            for each, plain in zip(task.sets, begin, strict=True)
+        ]
+        learned = Learned(fitted.iterations, fitted.best, fitted.gain)
+        return Decomposition(low_rank + mean, sparse - mean, learned), others
+
+    def _teach(self, task: _Task) -> tuple[Decomposition, list[Tensor]]:
         """Frames of all lines, and of all but those of each set, with what the networks have learned."""
+        start, first, ahead, should_stop = task.start, task.first.frames, task.ahead, task.should_stop
 
         def vary_least(system: FrameSystem, begin: Tensor, iterations: int, stage: Stage) -> Tensor:
             stop = stage.counting(iterations, should_stop)
@@ -225,7 +294,7 @@ class CineLsDip:
 
         frames = vary_least(start.system, first, TV_ITERATIONS, ahead[TOTAL_VARIATION])
         parts = list[Part]()
-        for number, each in enumerate(sets):
+        for number, each in enumerate(task.sets):
             whole = ahead[SETS_OF_LINES].step_of(number, SETS)
             varying, mixing = whole.split(SET_ITERATIONS / (SET_ITERATIONS + CLASSIC_COST))
             without = vary_least(each.kept, frames, SET_ITERATIONS, varying)
@@ -241,7 +310,7 @@ class CineLsDip:
         mean = sparse.mean(0, keepdim=True)
         others = [
             sum(close(i, each.kept, part.frames, part.classic), torch.zeros_like(frames))
-            for i, (each, part) in enumerate(zip(sets, parts, strict=True), 1)
+            for i, (each, part) in enumerate(zip(task.sets, parts, strict=True), 1)
         ]
         return Decomposition(low_rank + mean, sparse - mean, learned, share=share), others
 
@@ -268,41 +337,22 @@ class CineLsDip:
         return time.perf_counter()
 
 
-def closing(
-    system: FrameSystem, background: Tensor, dynamic: Tensor
-) -> tuple[Complex64[Tensor, "frames pixels"], Complex64[Tensor, "frames pixels"]]:
-    """L and S nearest to the data and to what the networks say of either."""
-    together = background + dynamic
-
-    def apply(change: Tensor) -> Tensor:
-        found = system.normal(change[0]).add(change[0], alpha=COUPLING / 2)
-        jumps = STEADINESS * change[0].diff(dim=0)
-        found[1:] += jumps
-        found[:-1] -= jumps
-        return found[None]
-
-    # For X = together + change: the right side is A^H y - A^H A together.
-    right = system.right_side - system.normal(together)
-    solved = conjugate_gradients(apply, right[None], iterations=CLOSING_ITERATIONS, tolerance=TOLERANCE)
-    half = solved.solution[0] / 2
-    return background + half, dynamic + half
-
-
 def _jackknife(
-    start: CineStart, frames: Complex64[Tensor, "frames pixels"], others: Sequence[Tensor], share: float
+    task: _Task, frames: Complex64[Tensor, "frames pixels"], others: Sequence[Tensor]
 ) -> Float32[Tensor, "frames z y x"]:
     """Deviation of the magnitude, in the units of the system.
 
     Args:
-        start: what brings rows to images.
+        task: the sets.
         frames: of all lines.
         others: without those of each set.
-        share: of the lines in a set.
     """
-    magnitude = start.system.to_images(frames).abs()
-    squares = [(start.system.to_images(other).abs() - magnitude).square() for other in others]
+    to_images = task.start.system.to_images
+    share = sum(each.share for each in task.sets) / len(task.sets)
+    magnitude = to_images(frames).abs()
+    squares = [(to_images(other).abs() - magnitude).square() for other in others]
     variance = torch.stack(squares).mean(0) * ((1 - share) / share)
-    return FACTOR * smooth(variance.flatten(0, 1)).view(variance.shape).sqrt()
+    return smooth(variance.flatten(0, 1)).view(variance.shape).sqrt()
 
 
 def _details(found: Decomposition) -> dict[str, str]:
@@ -310,11 +360,10 @@ def _details(found: Decomposition) -> dict[str, str]:
     details = {"ReconSparseShare": f"{share:.3g}"}
     if found.learned is None:
         return {**details, "ReconMethod": "low rank plus sparse", "ReconIterations": str(found.iterations)}
-    return {
-        **details,
-        "ReconMethod": "networks",
-        "ReconIterations": str(found.learned.steps),
-        "ReconBestIteration": str(found.learned.best),
-        "ReconClassicShare": f"{found.share:.3f}",
-        "ReconHeldOutGain": f"{found.learned.gain:.3f}",
-    }
+    details["ReconMethod"] = "deep priors" if found.share is None else "networks"
+    details["ReconIterations"] = str(found.learned.steps)
+    details["ReconBestIteration"] = str(found.learned.best)
+    details["ReconHeldOutGain"] = f"{found.learned.gain:.3f}"
+    if found.share is not None:
+        details["ReconClassicShare"] = f"{found.share:.3f}"
+    return details

@@ -88,15 +88,19 @@ def classic(
     start: CineStart, system: FrameSystem, iterations: int, should_stop: Callable[[], bool] | None = None
 ) -> LowRankSparse:
     """Classic L + S of a system of these frames."""
-    frames, pixels = system.right_side.shape
     return low_rank_sparse(
         system,
-        start.noise * (pixels**0.5 + frames**0.5),
-        start.noise * SPARSE_WEIGHT,
+        *classic_weights(start),
         iterations=iterations,
         tolerance=TOLERANCE,
         should_stop=should_stop,
     )
+
+
+def classic_weights(start: CineStart) -> tuple[float, float]:
+    """Weights of L (the largest singular value of a matrix of noise) and of S."""
+    frames, pixels = start.system.right_side.shape
+    return start.noise * (pixels**0.5 + frames**0.5), start.noise * SPARSE_WEIGHT
 
 
 def _maps(prepared: Prepared) -> Complex64[Tensor, "coils z y x"]:

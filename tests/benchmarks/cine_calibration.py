@@ -4,7 +4,7 @@ Every patient of the Sunnybrook Cardiac Data is one scan: the cycle warped betwe
 (`pipelines.evaluation.cine_cases`), with a condition of its own, of four accelerations and noise levels and two
 patterns in turn. The factor is that of conformal risk control (`models.training.conformal`): 90 % of the foreground of
 a new scan on average, of a scan at most 30 % counted as missed. Tested on other patients and on the measured cine.
-`pipelines.recon.cine_ls_dip` holds the result as `FACTOR`; deviations are divided by it here first.
+`pipelines.recon.cine_ls_dip` holds the result as `FACTORS`; deviations are divided by them here first.
 
 Run: `python tests/benchmarks/cine_calibration.py [--scans 12] [--tests 5] [--frames 16] [--method networks]`. About a
 minute a scan.
@@ -26,7 +26,7 @@ from pipelines.errors import EvaluationError
 from pipelines.evaluation.cine_cases import CineCase, CineSampling, load_cine, load_cycle, undersample_cine
 from pipelines.parameters import CineLsDipParameters
 from pipelines.quality import least_squares_scale
-from pipelines.recon.cine_ls_dip import FACTOR, CineLsDip
+from pipelines.recon.cine_ls_dip import CineLsDip
 
 DATA = Path("/work/shared/data")
 CONDITIONS: tuple[tuple[CineSampling, float, float], ...] = (
@@ -65,7 +65,7 @@ def main() -> None:
             found = reconstruct(prepared)
         image, reference = found.image[:, 0].abs().numpy(), truth.numpy()
         scale = least_squares_scale(image, reference)
-        deviation = found.deviation[:, 0].numpy() / FACTOR
+        deviation = found.deviation[:, 0].numpy() / FACTORS[arguments.method]
         frames: list[ComparedImage] = [
             compare(*each) for each in zip(reference, scale * image, scale * deviation, strict=True)
         ]

@@ -7,11 +7,14 @@ from itertools import count
 import pytest
 import torch
 
+from models.deep_prior import DeepPriorConfiguration
 from pipelines.errors import ReconstructionError
 from pipelines.parameters import CineLsDipParameters, SenseParameters
 from pipelines.progress import reporting
-from pipelines.recon.cine_ls_dip import COUPLING, STEADINESS, CineLsDip, closing
+from pipelines.recon import cine_ls_dip
+from pipelines.recon.cine_ls_dip import CineLsDip
 from pipelines.recon.cine_start import classic, make_start
+from pipelines.recon.frame_closing import COUPLING, STEADINESS, closing
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.sense import Sense
 from tests.pipelines.recon.cine_scenes import (
@@ -223,3 +226,31 @@ def test_the_closing_step_is_where_its_objective_is_least(scan):
     slope[:-1] -= jumps
     assert slope.norm() < 1e-2 * (start.system.right_side - start.system.normal(background + dynamic)).norm()
     torch.testing.assert_close(low_rank - background, sparse - dynamic)
+
+
+@pytest.mark.parametrize("solver", ["fast", "theory"])
+def test_deep_priors_give_frames_a_deviation_and_the_warning_that_it_was_not_calibrated(scan, monkeypatch, solver):
+    tiny = DeepPriorConfiguration((8, 8), skip=4, inputs=4)
+    monkeypatch.setattr(cine_ls_dip, "DEEP_PRIOR_SIZES", {"small": tiny})
+    monkeypatch.setattr(cine_ls_dip, "REFITTING", 2)
+    told: list[str] = []
+    with reporting(told.append, count(0, 10).__next__):
+        first = reconstruct(scan[0], method="deep_priors", solver=solver, steps=10)
+    assert first.image.shape == first.deviation.shape == (FRAMES, 1, ROWS, COLUMNS)
+    assert error(first.image, scan[1]) < 0.5
+    assert float(first.deviation[:, 0][:, scan[1].mean(0) > 0.05].min()) > 0
+    assert first.calibration == "none"
+    assert any("not calibrated" in warning for warning in first.warnings)
+    assert first.details["ReconMethod"] == "deep priors"
+    assert any(text.startswith("networks are fitted") for text in told)
+    if solver == "fast":
+        again = reconstruct(scan[0], method="deep_priors", steps=10)
+        assert torch.equal(first.image, again.image)
+        assert torch.equal(first.deviation, again.deviation)
+
+
+def test_deep_priors_refuse_what_their_networks_cannot_bring_forth(scan, monkeypatch):
+    huge = DeepPriorConfiguration((8,) * 6, skip=4, inputs=4)
+    monkeypatch.setattr(cine_ls_dip, "DEEP_PRIOR_SIZES", {"small": huge})
+    with pytest.raises(ReconstructionError, match="at least 64 pixels along each side"):
+        reconstruct(scan[0], method="deep_priors")
