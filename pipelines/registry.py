@@ -101,8 +101,7 @@ class PipelineEntry:
         """Name and parameters of what to make a preview with, if these parameters ask for one."""
         if self.quick_look is None or not values.get("preview"):
             return None
-        of_the_scan = {name: values[name] for name in Parameters.model_fields if name in values}
-        given = {**of_the_scan, **self.quick_look.parameters}
+        given = {**of_the_scan(values), **self.quick_look.parameters}
         return self.quick_look.pipeline, find(self.quick_look.pipeline).parse(given).model_dump()
 
     def load(self, parameters: AnyParameters, device: str) -> Reconstruction | Derivation:
@@ -165,6 +164,11 @@ _BUILT_IN = (
         "pipelines.derive.magnitude_filter:MagnitudeFilter",
     ),
 )
+
+
+def of_the_scan(values: Mapping[str, object]) -> dict[str, object]:
+    """Those parameters that all pipelines from readouts have: what the scanner said of its scan."""
+    return {name: values[name] for name in Parameters.model_fields if name in values}
 
 
 @cache

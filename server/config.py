@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, TomlConfigSettingsSource
 
@@ -154,6 +154,14 @@ class Pipelines(_Section):
     parameters: dict[str, dict[str, Any]] = _setting(
         {}, "Parameters by pipeline, used where the scanner sends none; see the README for each pipeline's own."
     )
+    fallbacks: tuple[str, ...] = _setting(
+        ("sense", "zero_filled"),
+        "Pipelines to try in turn when one fails or takes too long; their images are marked as degraded. Empty: the "
+        "scan then ends with an error.",
+    )
+    budgets_s: dict[str, Annotated[float, Field(gt=0)]] = _setting(
+        {}, "Seconds that a worker may take for one group, by pipeline; then a fallback makes the image.", unit="s"
+    )
 
     @field_validator("aliases", mode="before")
     @classmethod
@@ -167,6 +175,9 @@ class Pipelines(_Section):
             for target in self.aliases.values():
                 if target not in {"default", "none", "noise", "noise_query"}:
                     registry.find(target)
+            for name in (*self.fallbacks, *self.budgets_s):
+                if registry.find(name).takes_images:
+                    raise ValueError(f"{name} takes images and cannot stand in for a reconstruction")
             for name, values in self.parameters.items():
                 registry.find(name).parse(values)
         except PipelineError as error:

@@ -6,7 +6,9 @@ ServerError
 ├── SessionTimeoutError  the peer did not send, or did not read, in time
 ├── BusyError            no room for another session
 ├── ExecutionError       the reconstruction could not be run
-│   └── WorkerLostError  the worker died, and so did the one that tried again
+│   ├── WorkerLostError  the worker died, and so did the one that tried again
+│   ├── OverdueError     it took longer than it may
+│   └── OutOfMemoryError it needed more memory than there is
 ├── DrainingError        the server is shutting down
 ├── ConversionError      something that a format of MRD cannot hold, and that may not be left out
 ├── OutputClosedError    whoever read the output of a command has closed it
@@ -76,6 +78,20 @@ class WorkerLostError(ExecutionError):
     """The worker died, and so did the one that tried the job again."""
 
     code = "worker_lost"
+
+
+class OverdueError(ExecutionError):
+    """The reconstruction took longer than it may."""
+
+    code = "overdue"
+    advice = "Use a faster pipeline, or raise its budget in the server's settings."
+
+
+class OutOfMemoryError(ExecutionError):
+    """The reconstruction needed more memory than there is."""
+
+    code = "out_of_memory"
+    advice = "Use a smaller matrix, fewer channels or coil compression, or a machine with more memory."
 
 
 class DrainingError(ServerError):

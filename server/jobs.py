@@ -11,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipelines.errors import PipelineError
 from pipelines.gadgetron import ImageArray
 from pipelines.mrd import Acquisitions, Image, Waveform
-from pipelines.registry import PipelineEntry
-from server.errors import ExecutionError
+from server.errors import OverdueError, ServerError, WorkerLostError
 from server.execution.executor import Executor, Job, JobResult
+from server.logs import logger
+from server.orders import FallbackReason, Order, as_fallback, fallback_reason
+from server.outcome import explain, log_message, trace_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +36,6 @@ class Returned:
 
     message: Acquisitions | Waveform | Image | ImageArray
     n_bytes: int
-
-
-def preview_of(job: Job, entry: PipelineEntry) -> Job | None:
-    """The job of the preview that the parameters of a job ask for; None where they ask for none."""
-    quick = entry.preview(job.parameters)
-    return None if quick is None else replace(job, pipeline=quick[0], parameters=quick[1], is_urgent=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -112,16 +109,17 @@ class OrderedJobs:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def submit(self, job: Job, preview: Job | None = None) -> None:
-        """Start a job, and one for a preview; the group's slots are released when they have ended, however they end."""
-        quick = None if preview is None else self._start(preview, 0)  # first, for a worker that has nothing to do
-        asked = self._start(job, job.group.n_bytes)
+    def submit(self, order: Order) -> None:
+        """Start the jobs of a group; its slots are released when they have ended, however they end."""
+        # The preview first, for a worker that has nothing to do.
+        quick = None if order.preview is None else self._start(self._run(order.preview), 0)
+        asked = self._start(self._run_or_fall_back(order), order.job.group.n_bytes)
         asked.preview = quick
         self._pending.append(asked)
         if quick is not None:
             self._previews.append(quick)
         running = [each for each in (quick, asked) if each is not None]
-        group, left = job.group, len(running)
+        group, left = order.job.group, len(running)
 
         def ended(_: object) -> None:
             nonlocal left
@@ -179,8 +177,8 @@ class OrderedJobs:
             while queue:
                 self._change(-queue.popleft().n_bytes)
 
-    def _start(self, job: Job, n_bytes: int) -> Pending:
-        task = asyncio.get_running_loop().create_task(self._run(job))
+    def _start(self, work: Coroutine[Any, Any, JobResult], n_bytes: int) -> Pending:
+        task = asyncio.get_running_loop().create_task(work)
         pending = Pending(task, n_bytes, time.monotonic())
         task.add_done_callback(lambda task: self._resize(pending, task))
         self._change(n_bytes)
@@ -191,7 +189,29 @@ class OrderedJobs:
             async with asyncio.timeout(self._timeout_s):
                 return await self._executor.run(job, on_progress=self._on_progress)
         except TimeoutError as error:
-            raise ExecutionError(f"a reconstruction did not end within {self._timeout_s:g} s") from error
+            raise OverdueError(f"a reconstruction did not end within {self._timeout_s:g} s") from error
+
+    async def _run_or_fall_back(self, order: Order) -> JobResult:
+        """Images of the job, or of the first fallback that makes some.
+
+        Raises:
+            PipelineError, ServerError: why the job failed, where no fallback could help.
+        """
+        try:
+            return await self._run(order.job)
+        except Exception as error:
+            reason = fallback_reason(error)
+            if reason is None:
+                raise
+            for other in order.fallbacks:
+                try:
+                    result = await self._run(other)
+                except WorkerLostError:
+                    break  # the data kill workers
+                except (PipelineError, ServerError):
+                    continue
+                return _degraded(result, order.job, other.pipeline, error, reason)
+            raise
 
     def _hand_on(self, queue: deque[Pending]) -> Done | None:
         """The first of a queue, which is done; None where it was cancelled."""
@@ -238,3 +258,13 @@ class OrderedJobs:
     def _change(self, n_bytes: int) -> None:
         self.waiting_bytes += n_bytes
         self._on_change(n_bytes)
+
+
+def _degraded(result: JobResult, job: Job, made_by: str, error: Exception, reason: FallbackReason) -> JobResult:
+    """The result of a fallback for a job that failed, marked, with words for the scanner and the log."""
+    (code, message), asked = explain(error), job.pipeline
+    log = logger().bind(session=job.session)
+    log.warning("fallback", asked=asked, made_by=made_by, code=code, message=log_message(error), trace=trace_of(error))
+    why = f"{asked} failed ({code}: {message}); {made_by} made the image instead, in a series marked DEGRADED"
+    images = tuple(as_fallback(image, asked, made_by, code) for image in result.images)
+    return replace(result, images=images, warnings=(why, *result.warnings), fallback=str(reason))

@@ -36,7 +36,7 @@ _LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 OUTCOMES: Final = (
     "ok", "client_abort", "protocol_error", "timeout", "rejected_busy", "pipeline_error", "worker_lost", "drained",
-    "server_error",
+    "server_error", "degraded",
 )  # fmt: skip
 """How a session can end."""
 
@@ -92,6 +92,9 @@ class Metrics:
         self.sent_images = self._counter("sent_images", "Images sent.", "pipeline", "kind")
         self.outside_domain = self._counter(
             "outside_domain", "Results outside the domain of their model, once for each reason.", "pipeline", "reason"
+        )
+        self.fallbacks = self._counter(
+            "fallback", "Groups whose images another pipeline made than the one asked for.", "pipeline", "reason"
         )
         self.protocol_errors = self._counter("protocol_errors", "Rules broken by peers.", "kind")
 

@@ -51,6 +51,7 @@ class Report:
         last_image_s: from the end of the input to CLOSE.
         fates: readouts by what became of them.
         outside_domain: results outside the domain of their model, by reason.
+        fallbacks: groups whose images another pipeline made, by reason.
     """
 
     metrics: Metrics
@@ -71,6 +72,7 @@ class Report:
     retried: int = 0
     fates: dict[str, int] = field(default_factory=dict[str, int])
     outside_domain: dict[str, int] = field(default_factory=dict[str, int])
+    fallbacks: dict[str, int] = field(default_factory=dict[str, int])
     _accounted: tuple[int, int, float, float] = (0, 0, 0.0, 0.0)
 
     @property
@@ -122,6 +124,9 @@ class Report:
             seconds = sum(seconds for stage, seconds in result.stages_s.items() if stage != "queue")
             self.metrics.stage_seconds.labels(self.label, "preview").observe(seconds)
             return
+        if result.fallback:
+            self.fallbacks[result.fallback] = self.fallbacks.get(result.fallback, 0) + 1
+            self.metrics.fallbacks.labels(self.label, result.fallback).inc()
         for stage, seconds in result.stages_s.items():
             if stage == "queue":
                 self.metrics.queue_wait_seconds.labels(self.label).observe(seconds)
@@ -146,6 +151,8 @@ class Report:
         self.images += 1
         if is_preview(image):
             kind = "preview"
+        elif image.meta.get("ReconDegraded") == ["true"]:
+            kind = "fallback"
         elif "ReconUncertaintyKind" in image.meta:
             kind = "uncertainty"
         else:
@@ -169,7 +176,8 @@ class Report:
         now = time.monotonic()
         if self.input_ended_at is not None:
             self.last_image_s = now - self.input_ended_at
-        metrics.sessions.labels(self.label, outcome_of(error)).inc()
+        outcome = "degraded" if error is None and self.fallbacks else outcome_of(error)
+        metrics.sessions.labels(self.label, outcome).inc()
         metrics.session_seconds.labels(self.label).observe(now - self.opened_at)
         if isinstance(error, ProtocolError):
             metrics.protocol_errors.labels(error.kind).inc()
@@ -184,7 +192,7 @@ class Report:
             log.error("session_error", code=code, message=log_message(error), trace=trace_of(error))
         log.info(
             "session_end",
-            outcome=outcome_of(error),
+            outcome=outcome,
             pipeline=self.pipeline,
             peer_port=socket.peer_port,
             duration_s=round(now - self.opened_at, 4),
@@ -201,6 +209,7 @@ class Report:
             retried=self.retried,
             counts=self.fates,
             outside_domain=self.outside_domain,
+            fallbacks=self.fallbacks,
             received_bytes=socket.received_bytes,
             sent_bytes=socket.sent_bytes,
         )

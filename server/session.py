@@ -24,15 +24,16 @@ from server.backpressure import Waiting
 from server.config import Settings
 from server.dialect import Dialect, ScannerDialect
 from server.errors import LimitError, ProtocolError, ServerError
-from server.execution.executor import Executor, Job
+from server.execution.executor import Executor
 from server.header_reading import read_header, scaler_for
 from server.ingest import Ingest
 from server.intake import NothingIntake
-from server.jobs import OrderedJobs, Returned, preview_of
-from server.metrics import Metrics, product_version
+from server.jobs import OrderedJobs, Returned
+from server.metrics import Metrics
 from server.node_intake import AnyIntake, NodeImageIntake, NodeReadoutIntake
 from server.noise_desk import NoiseDesk
 from server.noise_store import NoiseStore
+from server.orders import order
 from server.outcome import ClientLeftError, explain
 from server.report import Report
 from server.selection import Selection, refine
@@ -265,12 +266,7 @@ class Session:
                 self._jobs.hand_on(group)
                 continue
             self.report.groups += 1
-            provenance = {
-                "ReconSoftwareVersion": product_version(),
-                "ReconSession": self.id,
-            }
-            job = Job(self.id, self._selection.entry.name, self._selection.parameters, group, provenance)
-            self._jobs.submit(job, preview_of(job, self._selection.entry))
+            self._jobs.submit(order(self.id, self._selection.entry, self._selection, group, self._settings.pipelines))
         if groups and self._is_over_budget():
             self.socket.pause()
             self._waiting.tell_when_less(self)

@@ -26,6 +26,7 @@ class Job:
         group: the data, readouts or images; its slots stay taken until the job has ended.
         provenance: image attributes to put on every image (product, version, session).
         is_urgent: whether it goes before those that wait and are not: somebody looks at the screen for it.
+        budget_s: seconds that a worker may take for it; it is then given up and not tried again. 0 for no budget.
     """
 
     session: str
@@ -34,6 +35,7 @@ class Job:
     group: Group | ImageGroup
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
     is_urgent: bool = False
+    budget_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class JobResult:
         attempts: 1, or 2 when a worker was lost and the job was run again.
         outside_domain: why the result lies outside the domain of its model (`pipelines.domain`); empty where it does
             not.
+        fallback: why another pipeline than the one asked for made the images (`server.orders.FallbackReason`).
     """
 
     images: tuple[Image, ...]
@@ -54,6 +57,7 @@ class JobResult:
     warnings: tuple[str, ...] = ()
     attempts: int = 1
     outside_domain: tuple[str, ...] = ()
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pipelines.errors
 from pipelines.errors import PipelineError
-from server.errors import ExecutionError
+from server.errors import ExecutionError, OutOfMemoryError
 from server.execution.encoding import Reply
 from server.logs import places
 
@@ -59,8 +59,7 @@ def decode_failure(fields: Mapping[str, Any]) -> PipelineError | ExecutionError:
         refusal.code, refusal.advice = str(fields["code"]), str(fields["advice"])
         return refusal
     if fields.get("out_of_memory"):
-        failure = ExecutionError("the reconstruction needed more memory than there is")
-        failure.advice = "Use a smaller matrix, fewer channels or coil compression, or a machine with more memory."
+        failure: ExecutionError = OutOfMemoryError("the reconstruction needed more memory than there is")
     else:
         failure = ExecutionError(
             f"the reconstruction failed inside the server ({str(fields.get('type', 'unknown'))[:64]})"

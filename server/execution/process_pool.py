@@ -10,7 +10,7 @@ Rules:
    is gone.
 3. Cancelling a job that waits removes it; a job that runs is finished in vain.
 4. A job that takes longer than `job_timeout_s` counts as hung: its worker is killed, which makes it a job whose
-   worker died.
+   worker died. One that takes longer than its own budget loses its worker too, but is not run again.
 5. A seat whose worker cannot be started tries again after a growing pause; when no seat has a worker, waiting jobs
    fail.
 """
@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from server.errors import DrainingError, ExecutionError, WorkerLostError
+from server.errors import DrainingError, ExecutionError, OverdueError, WorkerLostError
 from server.execution.encoding import Buffers, Reply, encode_job
 from server.execution.executor import Health, Job, JobResult
 from server.execution.launcher import ForkServer, WorkerDiedError, WorkerProcess
@@ -334,8 +334,10 @@ class ProcessExecutor:
             raise WorkerDiedError("recycle")
 
     async def _exchange(self, worker: WorkerProcess, pending: Pending, buffers: Buffers) -> Reply:
+        budget_s = pending.job.budget_s
+        has_budget = 0 < budget_s <= self._job_timeout_s
         try:
-            async with asyncio.timeout(self._job_timeout_s):
+            async with asyncio.timeout(budget_s if has_budget else self._job_timeout_s):
                 await worker.send(buffers)
                 return await final_reply(worker, pending)
         except ExecutionError as error:
@@ -344,9 +346,12 @@ class ProcessExecutor:
             await worker.ended()
             raise
         except (WorkerDiedError, TimeoutError) as error:
-            lost = error if isinstance(error, WorkerDiedError) else WorkerDiedError("hang")
+            lost = error if isinstance(error, WorkerDiedError) else WorkerDiedError("budget" if has_budget else "hang")
             worker.kill()
-            self._run_again(pending)
+            if lost.reason == "budget":
+                pending.settle(OverdueError(f"{pending.job.pipeline} took longer than its {budget_s:g} s"))
+            else:
+                self._run_again(pending)
             await worker.ended()
             raise lost from None
 

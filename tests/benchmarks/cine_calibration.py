@@ -26,7 +26,7 @@ from pipelines.errors import EvaluationError
 from pipelines.evaluation.cine_cases import CineCase, CineSampling, load_cine, load_cycle, undersample_cine
 from pipelines.parameters import CineLsDipParameters
 from pipelines.quality import least_squares_scale
-from pipelines.recon.cine_ls_dip import CineLsDip
+from pipelines.recon.cine_ls_dip import FACTORS, CineLsDip
 
 DATA = Path("/work/shared/data")
 CONDITIONS: tuple[tuple[CineSampling, float, float], ...] = (

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.errors import ReconstructionError
+from pipelines.errors import BudgetError, ModelUnavailableError, ReconstructionError
 from pipelines.mrd import IMAGE_HEADER, Image
+from server.errors import DrainingError, ExecutionError, OutOfMemoryError, OverdueError, WorkerLostError
 from server.execution.executor import Health, Job, JobResult
 from server.jobs import OrderedJobs
+from server.orders import FALLBACK_OFFSET, Order
 
 IMAGE_BYTES = 24
 GROUP_BYTES = 100
@@ -73,7 +75,7 @@ class Desk:
         group: Any = Group()
         self.groups.append(group)
         job, preview = (Job("s", f"{kind}{number}", {}, group) for kind in ("image", "preview"))
-        self.jobs.submit(job, preview)
+        self.jobs.submit(Order(job, preview))
 
     async def next(self) -> tuple[str, bool] | None:
         async with asyncio.timeout(5):
@@ -183,3 +185,107 @@ async def test_the_failure_of_an_image_is_raised_though_its_preview_was_sent(des
         await desk.next()
     await desk.jobs.stop()
     assert desk.bytes == 0
+
+
+class Falling(Desk):
+    """A desk whose jobs have two fallbacks and no preview."""
+
+    def submit(self, number: int) -> None:
+        group: Any = Group()
+        self.groups.append(group)
+        job, first, second = (Job("s", f"{kind}{number}", {}, group) for kind in ("image", "sense", "zero"))
+        self.jobs.submit(Order(job, None, (first, second)))
+
+    async def result(self) -> JobResult:
+        async with asyncio.timeout(5):
+            done = await self.jobs.next()
+        assert done is not None
+        assert isinstance(done.result, JobResult)
+        return done.result
+
+
+LOST = [
+    (ReconstructionError("no"), "reconstruction_failed"),
+    (ModelUnavailableError("no"), "model_unavailable"),
+    (OutOfMemoryError("no"), "oom"),
+    (OverdueError("no"), "timeout"),
+    (WorkerLostError("no"), "worker_lost"),
+    (ExecutionError("no"), "execution"),
+]
+
+
+@pytest.mark.parametrize(("error", "reason"), LOST)
+async def test_another_pipeline_makes_the_image_that_failed_and_it_is_marked(error: Exception, reason: str):
+    desk = Falling()
+    desk.submit(1)
+    await desk.executor.end("image1", error)
+    await desk.executor.end("sense1")
+    result = await desk.result()
+    (image,) = result.images
+    assert result.fallback == reason
+    assert image.meta["of"] == ["sense1"]
+    assert image.meta["ReconDegraded"] == ["true"]
+    assert image.meta["ReconInsteadOf"] == ["image1"]
+    assert image.meta["ImageComments"] == ["DEGRADED: made by sense1, because image1 failed"]
+    assert int(image.header["image_series_index"]) == FALLBACK_OFFSET
+    assert "image1 failed" in result.warnings[0]
+    desk.jobs.finish()
+    assert await desk.next() is None
+    assert desk.groups[0].released == 1
+    assert desk.bytes == 0
+
+
+async def test_the_next_fallback_is_tried_when_one_fails_too():
+    desk = Falling()
+    desk.submit(1)
+    await desk.executor.end("image1", ReconstructionError("frames share a mask"))
+    await desk.executor.end("sense1", ReconstructionError("no calibration"))
+    await desk.executor.end("zero1")
+    result = await desk.result()
+    assert result.images[0].meta["of"] == ["zero1"]
+    assert "frames share a mask" in result.warnings[0]
+    await desk.jobs.stop()
+
+
+async def test_the_first_error_is_told_when_nothing_helps():
+    desk = Falling()
+    desk.submit(1)
+    await desk.executor.end("image1", ReconstructionError("first"))
+    await desk.executor.end("sense1", ReconstructionError("second"))
+    await desk.executor.end("zero1", ExecutionError("third"))
+    with pytest.raises(ReconstructionError, match="first"):
+        await desk.next()
+    await desk.jobs.stop()
+    assert desk.bytes == 0
+
+
+async def test_data_that_kill_workers_twice_are_not_given_to_a_third_pipeline():
+    desk = Falling()
+    desk.submit(1)
+    for name in ("image1", "sense1"):
+        await desk.executor.end(name, WorkerLostError(name))
+    with pytest.raises(WorkerLostError, match="image1"):
+        await desk.next()
+    assert "zero1" not in desk.executor.running
+    await desk.jobs.stop()
+
+
+@pytest.mark.parametrize("error", [DrainingError("ends"), BudgetError("too large"), RuntimeError("a bug")])
+async def test_no_fallback_where_it_would_be_of_no_use(error: Exception):
+    desk = Falling()
+    desk.submit(1)
+    await desk.executor.end("image1", error)
+    with pytest.raises(type(error)):
+        await desk.next()
+    assert "sense1" not in desk.executor.running
+    await desk.jobs.stop()
+
+
+async def test_a_job_that_takes_too_long_is_replaced():
+    desk = Falling()
+    desk.jobs._timeout_s = 0.05
+    desk.submit(1)
+    await asyncio.sleep(0.06)
+    await desk.executor.end("sense1")
+    assert (await desk.result()).fallback == "timeout"
+    await desk.jobs.stop()

@@ -16,7 +16,7 @@ from pipelines.errors import ReconstructionError
 from pipelines.mrd import Acquisitions
 from pipelines.simulate import SimulatedScan
 from server.client import Client
-from server.errors import WorkerLostError
+from server.errors import ExecutionError, WorkerLostError
 from server.metrics import Metrics
 from server.wire.connection import Connection, Role
 
@@ -224,6 +224,31 @@ async def test_images_come_though_no_preview_does(serving: Any, executor: Any, s
     assert [text.split(" ", 1)[1] for text in reply.texts if "preview" in text] == [
         "no preview of an image: no calibration lines"
     ]
+
+
+async def test_a_pipeline_that_fails_costs_no_image_and_everybody_hears_of_it(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    executor.failing = {"joint_ipalm": ExecutionError("it failed inside")}
+    server = await serving()
+    reply = await send(server, small_scan, "joint_ipalm")
+    reply.check()
+    assert [int(image.header["image_series_index"]) for image in reply.images] == [40001, 40002] * 12
+    assert {image.meta["ReconInsteadOf"][0] for image in reply.images} == {"joint_ipalm"}
+    (text,) = reply.texts
+    assert "joint_ipalm failed (execution: it failed inside); sense made the image instead" in text
+    assert value(server.metrics, "echotrain_fallback_total", pipeline="joint_ipalm", reason="execution") == 12
+    assert value(server.metrics, "echotrain_sent_images_total", pipeline="joint_ipalm", kind="fallback") == 24
+    await quiet(server)
+    assert value(server.metrics, "echotrain_sessions_total", pipeline="joint_ipalm", outcome="degraded") == 1
+
+
+async def test_without_fallbacks_a_pipeline_that_fails_ends_the_scan(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    executor.failing = {"joint_ipalm": ExecutionError("it failed inside")}
+    reply = await send(await serving(pipelines__fallbacks=[]), small_scan, "joint_ipalm")
+    assert reply.errors[0].startswith("ERROR execution: it failed inside.")
 
 
 async def test_progress_is_told_while_jobs_run_and_images_follow(

@@ -18,7 +18,7 @@ import pytest_asyncio
 import uvloop
 from fake_jobs import Gate, make_group, make_job
 
-from server.errors import DrainingError, ExecutionError, WorkerLostError
+from server.errors import DrainingError, ExecutionError, OverdueError, WorkerLostError
 from server.execution.executor import JobResult
 from server.execution.process_pool import ProcessExecutor
 
@@ -275,6 +275,17 @@ async def test_a_hung_worker_is_killed_and_the_job_given_up_after_the_second() -
             await run(pool, 1, stop_itself=True)
         assert (await run(pool, 1)).attempts == 1
         assert pool.health().restarts == {"hang": 2}
+
+
+async def test_a_job_over_its_budget_is_given_up_at_once_and_the_next_one_runs() -> None:
+    async with running_pool() as pool:
+        await until_idle(pool)
+        group = make_group(pool.slots)
+        with pytest.raises(OverdueError, match=r"longer than its 0\.3 s"):
+            await pool.run(replace(make_job(group, sleep_s=60.0), budget_s=0.3))
+        group.release()
+        assert (await run(pool, 1)).attempts == 1
+        assert pool.health().restarts == {"budget": 1}
 
 
 async def test_a_worker_that_lost_its_gpu_is_replaced_and_the_job_run_again() -> None:
