@@ -108,6 +108,13 @@ class Timeouts(_Section):
     linger_s: float = _setting(
         5.0, "After the last answer, for the peer to close; what it still sends is thrown away.", unit="s", gt=0
     )
+    lame_duck_s: float = _setting(
+        0.0,
+        "How long scans are still accepted when the server is told to stop and says that it is not ready: as long as a "
+        "load balancer takes to notice.",
+        unit="s",
+        ge=0,
+    )
     grace_s: float = _setting(60.0, "For running sessions to finish when the server is told to stop.", unit="s", ge=0)
     keepalive_s: float = _setting(
         5.0, "Silence after which the kernel asks whether the peer still lives.", unit="s", ge=1

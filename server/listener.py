@@ -6,6 +6,7 @@ The port is open before anything slow is loaded: a scanner that starts its serve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from pathlib import Path
@@ -54,6 +55,8 @@ class Server:
         self.executor = executor
         self.settings = settings
         self.is_draining = False
+        self._accepts = True
+        self._hurry = asyncio.Event()
         self._waiting = Waiting(settings.limits.most_waiting_bytes)
         self._noise = NoiseStore(
             Path(settings.noise.directory) if settings.noise.directory else None,
@@ -120,8 +123,18 @@ class Server:
         return reasons
 
     async def stop(self, grace_s: float | None = None) -> None:
-        """Accept nothing more, let sessions finish within the grace period, end the rest with an error."""
+        """Stop in an orderly way.
+
+        Not ready from the start; new scans are accepted until the lame-duck time is over; sessions may finish within
+        the grace period from then on; the rest ends with an error. `end_sessions` cuts both times short.
+        """
         self.is_draining = True
+        lame_duck_s = self.settings.timeouts.lame_duck_s
+        if lame_duck_s:
+            self._log.info("lame_duck", sessions=len(self.sessions), lame_duck_s=lame_duck_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), lame_duck_s)
+        self._accepts = False
         for listener in (*self._listeners, *self._for_gadgetron):
             listener.close()
         grace_s = self.settings.timeouts.grace_s if grace_s is None else grace_s
@@ -138,7 +151,9 @@ class Server:
         await self.executor.stop()
 
     def end_sessions(self, reason: str) -> None:
-        """End all sessions now, each with an error."""
+        """End all sessions now, each with an error, and accept no more."""
+        self._accepts = False
+        self._hurry.set()
         for session in list(self.sessions.values()):
             session.stop(DrainingError(reason))
 
@@ -152,7 +167,7 @@ class Server:
         if len(self.sessions) >= self.settings.limits.sessions:
             limit = self.settings.limits.sessions
             return self._refuse(BusyError(f"all {limit} sessions of this server are taken"), dialect)
-        if self.is_draining:
+        if not self._accepts:
             return self._refuse(DrainingError("the server is shutting down"), dialect)
         session = Session(self.settings, self.executor, self.metrics, self._waiting, self._noise, dialect)
         self.sessions[session.id] = session
