@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "send": "Send a scan from a file to a server and save the images.",
     "recon": "Reconstruct a stream from standard input to standard output, without a server.",
     "convert": "Convert between MRD version 1 files and streams and MRD version 2 streams.",
+    "replay": "Send a captured session again and compare its images.",
     "simulate": "Simulate a scan into a file, or send it to a server.",
     "inspect": "Show what a scan file holds: header, encoding, flags, sampling, noise.",
     "view": "Make a picture of images: magnitude, uncertainty, difference to a reference.",

@@ -23,7 +23,7 @@ from pipelines.assembly.limits import AssemblyLimits
 from pipelines.errors import PipelineError
 from server.endpoints import GIB, MIB, Admin, Gadgetron, Listen
 from server.errors import SettingsError
-from server.section import Models, Noise
+from server.section import Capture, Models, Noise
 from server.section import Section as _Section
 from server.section import setting as _setting
 from server.wire.messages import WireLimits
@@ -221,6 +221,7 @@ class Settings(BaseSettings):
     models: Models = Models()
     emission: Emission = Emission()
     noise: Noise = Noise()
+    capture: Capture = Capture()
     logs: Logs = Logs()
 
     @classmethod

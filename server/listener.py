@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from server.backpressure import Waiting
+from server.capture import CaptureStore
 from server.config import Settings, Timeouts
 from server.dialect import Dialect, ParentDialect, ScannerDialect
 from server.endpoints import Gadgetron, Listen
@@ -64,6 +65,7 @@ class Server:
             most_entries=settings.noise.entries,
             failed=lambda operation: metrics.noise_store_failures.labels(operation).inc(),
         )
+        self._capture = CaptureStore(settings.capture, lambda reason: metrics.capture_failures.labels(reason).inc())
         self._listeners: list[asyncio.Server] = []
         self._for_gadgetron: list[asyncio.Server] = []
         self._refusals: set[_Refusal] = set()
@@ -149,6 +151,7 @@ class Server:
         if self._lag is not None:
             self._lag.cancel()
         await self.executor.stop()
+        await asyncio.to_thread(self._capture.close)
 
     def end_sessions(self, reason: str) -> None:
         """End all sessions now, each with an error, and accept no more."""
@@ -169,7 +172,10 @@ class Server:
             return self._refuse(BusyError(f"all {limit} sessions of this server are taken"), dialect)
         if not self._accepts:
             return self._refuse(DrainingError("the server is shutting down"), dialect)
-        session = Session(self.settings, self.executor, self.metrics, self._waiting, self._noise, dialect)
+        capture = self._capture if isinstance(dialect, ScannerDialect) else None
+        session = Session(
+            self.settings, self.executor, self.metrics, self._waiting, self._noise, dialect, capture=capture
+        )
         self.sessions[session.id] = session
         task = asyncio.get_running_loop().create_task(self._keep(session))
         self._tasks.add(task)
