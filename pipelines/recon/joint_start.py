@@ -88,7 +88,7 @@ def _cartesian(prepared: Prepared, most_values: int) -> Starts:
             part = range(first, min(first + size, items))
             kspace = planes.kspace[part.start : part.stop]
             if known is None:
-                maps, phase = from_images(_low_resolution(kspace), reference)
+                maps, phase = from_images(low_resolution(kspace), reference)
             else:
                 espirit, images = (planes.of_volumes(each, part) for each in known)
                 maps, phase = with_phase(espirit, images)
@@ -154,7 +154,7 @@ def _nonuniform_maps(prepared: Prepared, coils: Tensor, shape: tuple[int, int]) 
     """Maps and phase of each frame."""
     known = _from_calibration(prepared, (1, *shape))
     if known is None:
-        return from_images(_low_resolution(to_kspace(coils)), strongest_coil(coils))
+        return from_images(low_resolution(to_kspace(coils)), strongest_coil(coils))
     maps, phase = with_phase(known[0].transpose(0, 1), known[1].transpose(0, 1))
     return maps.expand(coils.shape[0], -1, -1, -1), phase.expand(coils.shape[0], -1, -1)
 
@@ -205,7 +205,7 @@ def _from_block(
     return maps, to_image(embedded, (-3, -2, -1))
 
 
-def _low_resolution(kspace: Complex64[Tensor, "items coils p q"]) -> Complex64[Tensor, "items coils p q"]:
+def low_resolution(kspace: Complex64[Tensor, "items coils p q"]) -> Complex64[Tensor, "items coils p q"]:
     """Images of what was measured near the centre of k-space."""
     for axis in (-2, -1):
         n = kspace.shape[axis]

@@ -1,0 +1,210 @@
+"""Recipe for the unrolled network: scans simulated on the fly, a loss of the image and one of the predicted deviation.
+
+    L = 5 mean |x - t| + (1 - SSIM(|x|, |t|)) / 2 + 0.02 mean (e / b + log b),      e = | |x| - |t| |, b = s / sqrt 2
+
+The first two teach the image (t complex, with its phase), the last the head alone, whose inputs are detached: the
+negative log likelihood of a Laplace distribution with the standard deviation s. All in units of the object.
+
+What a scan is like is not known here: `simulate` makes scans of magnitude images (`pipelines.simulation.training_scans`
+is what `echotrain train` gives).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Complex64, Float32
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from models.training.images import Patches, Source, WholeSlices, validation_images
+from models.training.loop import Random
+from models.training.unrolled_pictures import draw_results
+from models.unrolled import UnrolledModel, UnrolledResult
+from models.unrolled_physics import Encoding
+
+VALIDATION_IMAGES, VALIDATION_SIDE = 8, 128
+ABSOLUTE_WEIGHT, SIMILARITY_WEIGHT, HEAD_WEIGHT = 5.0, 0.5, 0.02
+LEAST_DEVIATION = 1e-3
+"""Of the head's loss, in units of the image: below, a likelihood of rounding would be learnt."""
+
+WINDOW = 7
+"""Of SSIM, uniform (Zbontar 2018, arXiv 1811.08839)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scans:
+    """Undersampled scans with their truth.
+
+    Attributes:
+        adjoint: `A^H y`.
+        encoding: A.
+        noise: root of `E|n|^2` of a sample of y.
+        target: the truth, with the phase that it has under the maps of A.
+    """
+
+    adjoint: Complex64[Tensor, "items p q"]
+    encoding: Encoding
+    noise: Float32[Tensor, "items"]
+    target: Complex64[Tensor, "items p q"]
+
+
+Simulate = Callable[[Float32[Tensor, "items p q"], np.random.Generator], Scans]
+"""Scans of magnitude images; what is random depends on the generator alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnrolledSettings:
+    """Of the recipe.
+
+    Attributes:
+        side: of patches in pixels; whole slices have sides from it to `longest_side`.
+        longest_side: see `side`.
+        batch: images an update.
+        whole: part of the updates that see whole slices.
+        half: whether networks compute in bfloat16 while they train.
+        save_memory: whether cascades are computed again for their gradients.
+        device: where it trains.
+    """
+
+    side: int = 88
+    longest_side: int = 120
+    batch: int = 2
+    whole: float = 0.5
+    half: bool = True
+    save_memory: bool = False
+    device: str = "cpu"
+
+
+class UnrolledRecipe:
+    """Model, data and loss of a run."""
+
+    def __init__(
+        self,
+        model: UnrolledModel,
+        training: Sequence[Source],
+        validation: Sequence[Source],
+        simulate: Simulate,
+        settings: UnrolledSettings,
+    ) -> None:
+        self._model: UnrolledModel = model.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._settings = settings
+        self._data = sorted(source.name for source in training)
+        self._patches = Patches(training, settings.side)
+        self._slices = WholeSlices(training)
+        self._simulate = simulate
+        self._validation = validation_images(validation, VALIDATION_IMAGES, VALIDATION_SIDE)
+
+    @property
+    def model(self) -> UnrolledModel:
+        """The model that is trained."""
+        return self._model
+
+    def loss(
+        self,
+        update: int,  # noqa: ARG002  the same loss from beginning to end
+        random: Random,
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """L of one batch."""
+        scans = self._scans(self._draw(random.numpy), random.numpy)
+        result = self._apply(self._model, scans)
+        unit = scans.target.abs().amax((1, 2)).clamp(min=1e-6)[:, None, None]
+        error = (result.image - scans.target) / unit
+        absolute = error.abs().mean()
+        similarity = ssim(result.image.abs() / unit, scans.target.abs() / unit).mean()
+        head = laplace_loss(result, scans, unit)
+        loss = ABSOLUTE_WEIGHT * absolute + SIMILARITY_WEIGHT * (1 - similarity) + HEAD_WEIGHT * head
+        figures = {
+            "absolute": float(absolute.detach()),
+            "ssim": float(similarity.detach()),
+            "head": float(head.detach()),
+        }
+        return loss, figures
+
+    @torch.no_grad()
+    def look(self, averaged: torch.nn.Module, update: int, directory: Path) -> Mapping[str, float]:
+        """PSNR and SSIM of validation scans, the same ones each time, beside those of x_0; a picture."""
+        if not isinstance(averaged, UnrolledModel):
+            raise TypeError(f"an unrolled network is trained here, not a {type(averaged).__name__}")
+        averaged.eval()
+        scans = self._scans(self._validation, np.random.default_rng(1))
+        result = self._apply(averaged, scans)
+        truth = scans.target.abs()
+        figures = {
+            "psnr_db": _psnr(result.image.abs(), truth),
+            "psnr_db_start": _psnr(result.start.abs(), truth),
+            "ssim": float(ssim(result.image.abs(), truth).mean()),
+        }
+        ratio = (result.image.abs() - truth).abs() / result.deviation.clamp(min=1e-9)
+        inside = truth > 0.08 * truth.amax((1, 2), keepdim=True)
+        figures["covered_90"] = float((ratio[inside] <= 1.645).float().mean())
+        draw_results(result, truth, directory / f"results-{update:06d}.png")
+        averaged.train()
+        return figures
+
+    def settings(self) -> dict[str, Any]:
+        """All but what only rounds differently."""
+        known = asdict(self._settings) | self._model.configuration.as_dict() | {"data": self._data}
+        return {name: value for name, value in known.items() if name not in {"device", "save_memory"}}
+
+    def state(self) -> dict[str, Any]:
+        """Nothing but the model changes."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to restore."""
+
+    def _draw(self, random: np.random.Generator) -> Float32[Tensor, "items p q"]:
+        settings = self._settings
+        if random.random() >= settings.whole:
+            return self._patches.draw(settings.batch, random)
+        shape = (int(n) for n in random.integers(settings.side, settings.longest_side + 1, 2))
+        return self._slices.draw(settings.batch, (next(shape), next(shape)), random)
+
+    def _scans(self, images: Float32[Tensor, "items p q"], random: np.random.Generator) -> Scans:
+        return self._simulate(images.to(self._settings.device), random)
+
+    def _apply(self, model: UnrolledModel, scans: Scans) -> UnrolledResult:
+        settings = self._settings
+        with torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=settings.half):
+            found: UnrolledResult = model(scans.adjoint, scans.encoding, scans.noise, save_memory=settings.save_memory)
+        return found
+
+
+def laplace_loss(result: UnrolledResult, scans: Scans, unit: Float32[Tensor, "items 1 1"]) -> Float32[Tensor, ""]:
+    """Mean negative log likelihood of the errors of magnitudes, inside the support; the image gets no gradient."""
+    inside = scans.encoding.support
+    error = (result.image.detach().abs() - scans.target.abs()).abs() / unit
+    scale = (result.deviation / unit).clamp(min=LEAST_DEVIATION) / math.sqrt(2)
+    return ((error / scale + torch.log(scale)) * inside).sum() / inside.sum().clamp(min=1)
+
+
+def ssim(image: Float32[Tensor, "items p q"], truth: Float32[Tensor, "items p q"]) -> Float32[Tensor, "items"]:
+    """Structural similarity of magnitudes, mean over the image; the range of values is the truth's maximum.
+
+    Reference: Wang 2004, doi 10.1109/TIP.2003.819861.
+    """
+    peak = truth.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    a, b = (image / peak)[:, None], (truth / peak)[:, None]
+    mean_a, mean_b = (avg_pool2d(each, WINDOW, 1) for each in (a, b))
+    n = WINDOW**2 / (WINDOW**2 - 1)
+    variance_a, variance_b = (
+        n * (avg_pool2d(each.square(), WINDOW, 1) - mean.square()) for each, mean in ((a, mean_a), (b, mean_b))
+    )
+    covariance = n * (avg_pool2d(a * b, WINDOW, 1) - mean_a * mean_b)
+    c1, c2 = 0.01**2, 0.03**2
+    similar = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    similar = similar / ((mean_a.square() + mean_b.square() + c1) * (variance_a + variance_b + c2))
+    return similar.mean((1, 2, 3))
+
+
+def _psnr(image: Tensor, truth: Tensor) -> float:
+    """Mean over items; peak is the truth's maximum."""
+    square = (image - truth).square().mean((1, 2)).clamp(min=1e-12)
+    return float((10 * torch.log10(truth.amax((1, 2)).square() / square)).mean())
