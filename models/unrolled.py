@@ -79,7 +79,7 @@ class UnrolledConfiguration:
     sees_data: bool = True
     consistency: Literal["gradient", "conjugate_gradient"] = "gradient"
     shared: bool = False
-    start_weight: float = 0.05
+    start_weight: float = 0.02
     head: int = 16
 
     def __post_init__(self) -> None:

@@ -20,8 +20,9 @@ from pipelines.emission import parameters_digest, provenance_meta
 from pipelines.errors import ReconstructionError
 from pipelines.image_group import ImageGroup
 from pipelines.mrd import Image, ImageDataType, ImageType
+from pipelines.parameters import ImageParameters
 from pipelines.pipeline import PipelineOutput
-from pipelines.registry import ImageParameters, find
+from pipelines.registry import find
 
 SERIES_STEP: Final = 10_000
 """Added to the number of the original series, once for the derived image and twice for its uncertainty. Scanners and

@@ -24,10 +24,11 @@ from pipelines.emission import Emission, emit, parameters_digest
 from pipelines.errors import ModelUnavailableError, ReconstructionError
 from pipelines.extras import place_extras
 from pipelines.mrd import Image
+from pipelines.parameters import Parameters
 from pipelines.preprocess.nonuniform import prepare_nonuniform
 from pipelines.preprocess.preparation import prepare
 from pipelines.recon.reconstruction import Reconstructed, Reconstruction
-from pipelines.registry import Parameters, find
+from pipelines.registry import find
 from pipelines.regrid import to_recon_grid
 
 

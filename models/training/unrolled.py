@@ -1,6 +1,6 @@
 """Recipe for the unrolled network: scans simulated on the fly, a loss of the image and one of the predicted deviation.
 
-    L = 5 mean |x - t| + (1 - SSIM(|x|, |t|)) / 2 + 0.02 mean (e / b + log b),      e = | |x| - |t| |, b = s / sqrt 2
+    L = log mean |x - t| + 2 (1 - SSIM(|x|, |t|)) + 0.02 mean (e / b + log b),      e = | |x| - |t| |, b = s / sqrt 2
 
 The first two teach the image (t complex, with its phase), the last the head alone, whose inputs are detached: the
 negative log likelihood of a Laplace distribution with the standard deviation s. All in units of the object.
@@ -30,7 +30,9 @@ from models.unrolled import UnrolledModel, UnrolledResult
 from models.unrolled_physics import Encoding
 
 VALIDATION_IMAGES, VALIDATION_SIDE = 8, 128
-ABSOLUTE_WEIGHT, SIMILARITY_WEIGHT, HEAD_WEIGHT = 5.0, 0.5, 0.02
+SIMILARITY_WEIGHT, HEAD_WEIGHT = 2.0, 0.02
+LEAST_ERROR = 1e-3
+"""Added to errors, in units of the image, before their logarithm is taken."""
 LEAST_DEVIATION = 1e-3
 """Of the head's loss, in units of the image: below, a likelihood of rounding would be learnt."""
 
@@ -76,7 +78,7 @@ class UnrolledSettings:
     side: int = 88
     longest_side: int = 120
     batch: int = 2
-    whole: float = 0.5
+    whole: float = 0.35
     half: bool = True
     save_memory: bool = False
     device: str = "cpu"
@@ -116,12 +118,12 @@ class UnrolledRecipe:
         result = self._apply(self._model, scans)
         unit = scans.target.abs().amax((1, 2)).clamp(min=1e-6)[:, None, None]
         error = (result.image - scans.target) / unit
-        absolute = error.abs().mean()
+        absolute = torch.log(error.abs().mean((1, 2)) + LEAST_ERROR).mean()
         similarity = ssim(result.image.abs() / unit, scans.target.abs() / unit).mean()
         head = laplace_loss(result, scans, unit)
-        loss = ABSOLUTE_WEIGHT * absolute + SIMILARITY_WEIGHT * (1 - similarity) + HEAD_WEIGHT * head
+        loss = absolute + SIMILARITY_WEIGHT * (1 - similarity) + HEAD_WEIGHT * head
         figures = {
-            "absolute": float(absolute.detach()),
+            "log_error": float(absolute.detach()),
             "ssim": float(similarity.detach()),
             "head": float(head.detach()),
         }

@@ -24,8 +24,8 @@ from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude, zoom
 from pipelines.derive.derivation import Derived
 from pipelines.errors import ReconstructionError
 from pipelines.mrd import Image, ImageType
+from pipelines.parameters import MagnitudeFilterParameters
 from pipelines.recon.reconstruction import UncertaintyKind
-from pipelines.registry import MagnitudeFilterParameters
 
 TILE: Final = 16
 """Pixels along each axis of a tile in which the noise is taken as constant."""

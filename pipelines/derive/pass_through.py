@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipelines.derive.derivation import Derived
 from pipelines.mrd import Image
-from pipelines.registry import ImageParameters
+from pipelines.parameters import ImageParameters
 
 
 class PassThrough:

@@ -16,17 +16,23 @@ from pipelines.operators.fourier import to_image, uncentred
 from pipelines.operators.toeplitz import Toeplitz
 from pipelines.solvers.cg import conjugate_gradients
 
-ITERATIONS = 6
+ITERATIONS = 12
 """Of a solve. What they leave is the next cascade's, in training as in serving."""
-TOLERANCE = 1e-4
+TOLERANCE = 1e-2
 
 BLOCK_BYTES_CPU = 2 << 20
 """Coil images that are worked on at once; see `pipelines.operators.encoding`."""
 BLOCK_BYTES_GPU = 1 << 30
 
 
-class _Solving:
-    """A solve by conjugate gradients, of whatever has a normal operator."""
+class PlaneEncoding:
+    """A solve by conjugate gradients, of whatever has a normal operator.
+
+    Attributes:
+        support: 1 where a coil sees something.
+    """
+
+    support: Float[Tensor, "items p q"]
 
     def normal(self, image: Tensor, /) -> Tensor:
         """`N x`."""
@@ -43,7 +49,7 @@ class _Solving:
         return conjugate_gradients(system, right_side, iterations=ITERATIONS, tolerance=TOLERANCE).solution
 
 
-class CartesianPlanes(_Solving):
+class CartesianPlanes(PlaneEncoding):
     """Samples on a grid.
 
     Args:
@@ -51,7 +57,7 @@ class CartesianPlanes(_Solving):
         counts: how often each point of k-space was measured, centre at n//2.
 
     Attributes:
-        support: 1 where a coil sees something.
+        maps: as given.
         most: the largest count of each item; noise of `noise_std / sqrt(most)` is that of a sample of weight 1.
     """
 
@@ -63,7 +69,7 @@ class CartesianPlanes(_Solving):
         self._centred = relative
         self._axes = axes
         self._weights = (uncentred(relative, axes) if axes else relative)[:, None]
-        self._maps = maps
+        self.maps = maps
         self._conjugate = maps.conj().resolve_conj()
 
     def adjoint(self, kspace: Complex[Tensor, "items coils p q"]) -> Complex[Tensor, "items p q"]:
@@ -74,7 +80,7 @@ class CartesianPlanes(_Solving):
         """`S^H F^H W F S x`; in runs of items, and of rows where these are independent, that fit into cache."""
         result = torch.empty_like(image)
         for items, rows in self._runs():
-            coils = self._maps[items, :, rows] * image[items, None, rows]
+            coils = self.maps[items, :, rows] * image[items, None, rows]
             weights = self._weights[items] if -2 in self._axes else self._weights[items, :, rows]
             if self._axes:
                 coils = torch.fft.fftn(coils, dim=self._axes)
@@ -87,9 +93,9 @@ class CartesianPlanes(_Solving):
         return result
 
     def _runs(self) -> Iterator[tuple[slice, slice]]:
-        items, coils, rows, columns = self._maps.shape
-        limit = BLOCK_BYTES_CPU if self._maps.device.type == "cpu" else BLOCK_BYTES_GPU
-        fits = max(1, limit // (coils * columns * self._maps.element_size()))
+        items, coils, rows, columns = self.maps.shape
+        limit = BLOCK_BYTES_CPU if self.maps.device.type == "cpu" else BLOCK_BYTES_GPU
+        fits = max(1, limit // (coils * columns * self.maps.element_size()))
         if fits >= rows or -2 in self._axes:
             size = max(1, fits // rows)
             yield from ((slice(at, at + size), slice(None)) for at in range(0, items, size))
@@ -98,7 +104,7 @@ class CartesianPlanes(_Solving):
             yield from ((slice(item, item + 1), slice(at, at + fits)) for at in range(0, rows, fits))
 
 
-class RadialPlanes(_Solving):
+class RadialPlanes(PlaneEncoding):
     """Samples off the grid, one trajectory for all items: `S^H A^H D A S` over its largest eigenvalue.
 
     Args:
@@ -109,12 +115,12 @@ class RadialPlanes(_Solving):
 
     def __init__(self, maps: Complex[Tensor, "items coils p q"], toeplitz: Toeplitz, largest: float) -> None:
         self.support = (maps != 0).any(1).float()
-        self._maps = maps
+        self.maps = maps
         self._toeplitz = toeplitz
         self._largest = largest
 
     def normal(self, image: Complex[Tensor, "items p q"], /) -> Complex[Tensor, "items p q"]:
         """`N x`."""
         return torch.stack(
-            [self._toeplitz.between(maps, each) for maps, each in zip(self._maps, image, strict=True)]
+            [self._toeplitz.between(maps, each) for maps, each in zip(self.maps, image, strict=True)]
         ).div_(self._largest)

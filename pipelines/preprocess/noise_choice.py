@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.assembly.frame import Group, NoiseSource
+from pipelines.parameters import Parameters
 from pipelines.preprocess.noise import NoiseModel, estimate_noise_model
-from pipelines.registry import Parameters
 
 MOST_NOISE_IN_MARGIN = 2.0
 """Noise next to the field of view, relative to the noise scan, from which on the noise scan is doubted: scanners show

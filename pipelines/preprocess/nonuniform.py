@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipelines.assembly.frame import Group, NoiseSource
 from pipelines.errors import ReconstructionError
+from pipelines.parameters import Parameters
 from pipelines.preprocess.central_kspace import central_kspace, central_samples
 from pipelines.preprocess.coils import compress, compression_matrix
 from pipelines.preprocess.noise import whiten
@@ -22,7 +23,6 @@ from pipelines.preprocess.noise_choice import doubts, dwell_times, noise_model_f
 from pipelines.preprocess.preparation import Preparation
 from pipelines.preprocess.trajectory import image_grid, place_samples
 from pipelines.recon.reconstruction import Prepared, Trajectory
-from pipelines.registry import Parameters
 
 EDGE = 0.9
 """Samples farther from the centre than this part of the farthest one are the edge of k-space."""

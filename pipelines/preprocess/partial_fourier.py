@@ -42,7 +42,7 @@ from jaxtyping import Bool, Complex64, Float32
 from torch import Tensor
 
 from pipelines.operators.fourier import to_image, to_kspace
-from pipelines.registry import PartialFourierMethod
+from pipelines.parameters import PartialFourierMethod
 
 FEWEST_SYMMETRIC = 4
 """Lines measured symmetrically about the centre; fewer give no phase."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipelines.assembly.frame import Group, NoiseSource
 from pipelines.errors import ReconstructionError
+from pipelines.parameters import Parameters
 from pipelines.preprocess.coils import compress, compression_matrix
 from pipelines.preprocess.noise import (
     NoiseModel,
@@ -40,7 +41,6 @@ from pipelines.preprocess.readout import (
 from pipelines.preprocess.resolution import at_recon_resolution
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES
 from pipelines.recon.reconstruction import Prepared
-from pipelines.registry import Parameters
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from jaxtyping import Complex64, Float32
 from torch import Tensor
 
 from models.deep_prior import DeepPriorConfiguration
+from pipelines.parameters import CineLsDipParameters
 from pipelines.progress import Stage, stages
 from pipelines.recon.cine_start import TOLERANCE, CineStart, classic, make_start
 from pipelines.recon.frame_corrections import FRAMES_AT_A_TIME, FrameCorrections, Learned, Part, best_share
@@ -47,7 +48,6 @@ from pipelines.recon.low_rank_sparse import LowRankSparse
 from pipelines.recon.posterior import smooth
 from pipelines.recon.reconstruction import ExtraSeries, Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.space_time_tv import WEIGHT, space_time_tv
-from pipelines.registry import CineLsDipParameters
 from pipelines.solvers.cg import conjugate_gradients
 
 SIZES = {

@@ -34,6 +34,7 @@ from torch import Tensor
 from pipelines.domain import domain_details
 from pipelines.errors import ReconstructionError
 from pipelines.operators.plane_data import DataTerm
+from pipelines.parameters import JointIpalmParameters, SenseParameters
 from pipelines.recon.card_calibration import CardCalibration
 from pipelines.recon.initial_maps import unit_phase
 from pipelines.recon.joint_problem import JointProblem, unit_maps
@@ -43,7 +44,6 @@ from pipelines.recon.posterior import LANGEVIN, QUICK, Posterior, sample_posteri
 from pipelines.recon.priors import LearnedPrior, Level, Prior, TotalVariationPrior
 from pipelines.recon.reconstruction import ExtraSeries, Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.sense import Sense, checked_scale
-from pipelines.registry import JointIpalmParameters, SenseParameters
 from pipelines.solvers.ipalm import Minimum, StoppedBy, ipalm
 from pipelines.solvers.items import spread
 

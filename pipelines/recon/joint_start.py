@@ -126,7 +126,7 @@ def _nonuniform(prepared: Prepared, most_values: int) -> Starts:
             area = density[first[index]]
             if toeplitz is None or made != index:
                 made, toeplitz = index, Toeplitz(trajectory.positions[first[index]], area, shape)
-                largest = _largest_eigenvalue(toeplitz, shape, coils.device)
+                largest = largest_eigenvalue(toeplitz, shape, coils.device)
             total, squares = (float(each.sum()) for each in (area, area.square()))
             # Nothing measured in these frames: no noise, and nothing that it would be compared with.
             noise_std = prepared.noise_std * (squares / total) ** 0.5 if total > 0 else prepared.noise_std
@@ -233,7 +233,7 @@ def strongest_coil(coils: Complex64[Tensor, "items coils p q"]) -> int:
     return int(torch.view_as_real(coils).square().sum((0, 2, 3, 4), dtype=torch.float64).argmax())
 
 
-def _largest_eigenvalue(toeplitz: Toeplitz, shape: tuple[int, int], device: torch.device) -> float:
+def largest_eigenvalue(toeplitz: Toeplitz, shape: tuple[int, int], device: torch.device) -> float:
     """By power iteration from noise, and a little more: it depends on the trajectory alone."""
     vector = torch.randn((1, *shape), dtype=torch.complex64, generator=torch.Generator().manual_seed(0)).to(device)
     largest = 1.0

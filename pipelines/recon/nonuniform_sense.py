@@ -36,13 +36,13 @@ from pipelines.errors import ReconstructionError
 from pipelines.operators.nonuniform import NonUniform, distinct_frames
 from pipelines.operators.smoothness import Smoothness
 from pipelines.operators.toeplitz import Toeplitz
+from pipelines.parameters import SenseParameters
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES, estimate_maps
 from pipelines.recon.magnitude import magnitude_deviation
 from pipelines.recon.nonuniform_zero_filled import frame_densities, trajectory_of
 from pipelines.recon.reconstruction import Prepared, Reconstructed, Trajectory, UncertaintyKind
 from pipelines.recon.regularisation import relative_weight
 from pipelines.recon.replicas import replica_variance
-from pipelines.registry import SenseParameters
 from pipelines.solvers.cg import conjugate_gradients
 
 

@@ -43,13 +43,13 @@ from pipelines.errors import ReconstructionError
 from pipelines.operators.encoding import Block, ColumnNormal
 from pipelines.operators.fourier import to_image
 from pipelines.operators.sampling import sampling_weights, unreached
+from pipelines.parameters import SenseParameters
 from pipelines.preprocess.partial_fourier import find_coverage, restore_frames
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES, estimate_maps
 from pipelines.recon.nonuniform_sense import NonUniformSense
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.regularisation import relative_weight
 from pipelines.recon.uncertainty import sense_deviation
-from pipelines.registry import SenseParameters
 from pipelines.solvers.cg import Solution, conjugate_gradients
 
 CENTRAL_LINES = 12

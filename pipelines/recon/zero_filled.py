@@ -19,13 +19,13 @@ from torch.nn.functional import avg_pool2d
 
 from pipelines.errors import ReconstructionError
 from pipelines.operators.fourier import to_image
+from pipelines.parameters import PartialFourierMethod, ZeroFilledParameters
 from pipelines.parts import Part
 from pipelines.preprocess.partial_fourier import restore_frames
 from pipelines.preprocess.sensitivities import FEWEST_CALIBRATION_LINES, estimate_maps
 from pipelines.recon.magnitude import magnitude_deviation, root_sum_of_squares
 from pipelines.recon.nonuniform_zero_filled import nonuniform_zero_filled
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
-from pipelines.registry import PartialFourierMethod, ZeroFilledParameters
 
 DENSITY_WINDOW = 9
 """Lines along z and y over which the density of a pattern without structure is averaged."""

@@ -42,11 +42,12 @@ RADII, OFFSETS, WINDOWS = (1.15, 2.0), (0.0, 0.6), (0.6, 1.0)
 """Of the coil ring, and the part of its field of view that an image covers."""
 UNEVEN = 0.25
 """Standard deviation of the logarithm of what a coil deviates from the ring's by, smoothly."""
-NOISE = (0.002, 0.08)
+NOISE = (0.002, 0.06)
 """Over the brightest pixel, log uniform."""
 LINES = 0.6
 """Part of the batches that are sampled along lines."""
 LINE_ACCELERATIONS, POINT_ACCELERATIONS = (2.0, 8.0), (3.0, 12.0)
+"""Up to these where there are coils enough: of lines at most `1.5 + coils / 2`, of points at most `3 + coils`."""
 MOST_SHARE = 0.12
 """Of the lines that calibrate."""
 FEW_LINES, PARTIAL = 0.12, 0.08
@@ -72,16 +73,14 @@ class ScanSimulator:
     def __init__(self, noise: tuple[float, float] = NOISE) -> None:
         self._noise = noise
         rng = np.random.default_rng(0)
-        self._discs = [
-            poisson_disc((BANK_SIDE, BANK_SIDE), acceleration, (10, 10), rng)
-            for acceleration in np.geomspace(POINT_ACCELERATIONS[0], POINT_ACCELERATIONS[1], BANK)
-        ]
+        self._accelerations = np.geomspace(*POINT_ACCELERATIONS, BANK)
+        self._discs = [poisson_disc((BANK_SIDE, BANK_SIDE), each, (10, 10), rng) for each in self._accelerations]
 
     def __call__(self, images: Float32[Tensor, "items p q"], random: np.random.Generator) -> Scans:
         """Scans of magnitude images."""
         items, p, q = images.shape
         n_coils = COILS[random.integers(len(COILS))]
-        draw = self._pattern((p, q), random)
+        draw = self._pattern((p, q), n_coils, random)
         brightest = images.amax((1, 2)).clamp(min=1e-6)
         low, high = np.log(self._noise)
         noise = torch.from_numpy(np.exp(random.uniform(low, high, items)).astype(np.float32)).to(images.device)
@@ -99,7 +98,9 @@ class ScanSimulator:
         phase = unit_phase((maps.conj() * coils).sum(1))
         return Scans(encoding.adjoint(kspace), encoding, noise, images * phase * encoding.support)
 
-    def _pattern(self, shape: tuple[int, int], random: np.random.Generator) -> Callable[[np.random.Generator], Mask]:
+    def _pattern(
+        self, shape: tuple[int, int], n_coils: int, random: np.random.Generator
+    ) -> Callable[[np.random.Generator], Mask]:
         """What draws a mask `(p, q)` for each item of a batch."""
         p, q = shape
         fewest = FEWEST_CALIBRATION_LINES
@@ -108,7 +109,9 @@ class ScanSimulator:
             central = int(random.integers(0, fewest))
         one_side = random.uniform(0.6, 0.85) if random.random() < PARTIAL else 1.0
         if random.random() < LINES:
-            acceleration = min(random.uniform(*LINE_ACCELERATIONS), q / (central + 4))
+            low, high = LINE_ACCELERATIONS
+            most = min(high, 1.5 + n_coils / 2, q / (central + 4))
+            acceleration = random.uniform(min(low, most), most)
             lines = Lines(acceleration, central / q, is_even=random.random() < 0.5)
 
             def draw_lines(rng: np.random.Generator) -> Mask:
@@ -117,14 +120,16 @@ class ScanSimulator:
                 return np.broadcast_to(line, (p, q)).copy()
 
             return draw_lines
-        acceleration = random.uniform(*POINT_ACCELERATIONS)
+        low, high = POINT_ACCELERATIONS
+        acceleration = random.uniform(low, min(high, 3 + n_coils))
         if random.random() < 0.5:
             plane = Plane(acceleration, max(central, fewest) / min(p, q))
             return lambda rng: plane.mask((p, q), rng)
-        return lambda rng: self._disc((p, q), rng)
+        return lambda rng: self._disc((p, q), acceleration, rng)
 
-    def _disc(self, shape: tuple[int, int], rng: np.random.Generator) -> Mask:
-        disc = self._discs[rng.integers(len(self._discs))]
+    def _disc(self, shape: tuple[int, int], acceleration: float, rng: np.random.Generator) -> Mask:
+        """A disc of the bank, of the acceleration next to this."""
+        disc = self._discs[int(np.abs(self._accelerations - acceleration).argmin())]
         disc = disc.T if rng.random() < 0.5 else disc
         p, q = shape
         rows, columns = (np.arange(n) - n // 2 + BANK_SIDE // 2 for n in (p, q))

@@ -21,11 +21,11 @@ from models.training.calibration import coverage
 from models.training.compared import ComparedScan, compare
 from pipelines.evaluation.cine_cases import CineCase, CineSampling, heart_box, load_cine, undersample_cine
 from pipelines.evaluation.comparison import on_device
+from pipelines.parameters import CineLsDipParameters
 from pipelines.phantom import beating_heart
 from pipelines.quality import least_squares_scale
 from pipelines.recon.cine_ls_dip import CineLsDip
 from pipelines.recon.reconstruction import Prepared, Reconstructed
-from pipelines.registry import CineLsDipParameters
 from server.delivery import check_writable
 from server.errors import SettingsError
 

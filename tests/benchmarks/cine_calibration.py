@@ -24,9 +24,9 @@ from models.training.compared import ComparedImage, ComparedScan, compare
 from models.training.conformal import Guarantee, fit_scaling
 from pipelines.errors import EvaluationError
 from pipelines.evaluation.cine_cases import CineCase, CineSampling, load_cine, load_cycle, undersample_cine
+from pipelines.parameters import CineLsDipParameters
 from pipelines.quality import least_squares_scale
 from pipelines.recon.cine_ls_dip import FACTOR, CineLsDip
-from pipelines.registry import CineLsDipParameters
 
 DATA = Path("/work/shared/data")
 CONDITIONS: tuple[tuple[CineSampling, float, float], ...] = (

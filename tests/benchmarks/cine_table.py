@@ -54,12 +54,12 @@ from pipelines.evaluation.cine_cases import (
     undersample_cine,
 )
 from pipelines.operators.fourier import to_image
+from pipelines.parameters import SenseParameters
 from pipelines.quality import compare, foreground
 from pipelines.recon.cine_start import classic, make_start
 from pipelines.recon.frame_lines import hold_out, measured_lines, with_lines
 from pipelines.recon.reconstruction import Prepared
 from pipelines.recon.sense import Sense
-from pipelines.registry import SenseParameters
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
@@ -204,8 +204,8 @@ def single_dip(prepared: Prepared) -> Result:
 
 def cine_ls_dip(prepared: Prepared) -> Result:
     """The pipeline with its defaults."""
+    from pipelines.parameters import CineLsDipParameters
     from pipelines.recon.cine_ls_dip import CineLsDip
-    from pipelines.registry import CineLsDipParameters
 
     found = CineLsDip(CineLsDipParameters.model_validate({}), "cpu")(prepared)
     return Result(found.image[:, 0].abs(), found.deviation[:, 0])

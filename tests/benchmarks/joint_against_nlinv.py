@@ -27,12 +27,12 @@ import torch
 from bart_command import Bart, is_installed
 
 from pipelines.evaluation.cases import Case, undersample
+from pipelines.parameters import JointIpalmParameters
 from pipelines.phantom import birdcage_coils, head_phantom, smooth_phase
 from pipelines.recon import joint_ipalm
 from pipelines.recon.joint_ipalm import JointIpalm
 from pipelines.recon.posterior import ChainLengths
 from pipelines.recon.reconstruction import Prepared
-from pipelines.registry import JointIpalmParameters
 
 MASK, NOISE, NEWTON_STEPS = "cartesian4_acl8", 0.01, 9
 WAYS = ("bart_nlinv", "total_variation", "image", "image_and_uncertainty")

@@ -34,13 +34,14 @@ from models.errors import ModelError
 from pipelines.errors import ParameterError, ReconstructionError, UnknownPipelineError
 from pipelines.evaluation.cases import plane_of
 from pipelines.evaluation.comparison import on_device
+from pipelines.parameters import JointIpalmParameters, Parameters
 from pipelines.recon import joint_ipalm, joint_warm_up
 from pipelines.recon.joint_problem import IMAGINARY_PRICE
 from pipelines.recon.nonuniform_zero_filled import frame_densities
 from pipelines.recon.posterior import ChainLengths
 from pipelines.recon.priors import TOTAL_VARIATION
 from pipelines.recon.reconstruction import Prepared, Reconstruction
-from pipelines.registry import JointIpalmParameters, Parameters, find
+from pipelines.registry import find
 
 Image = NDArray[np.float32]
 

@@ -36,10 +36,10 @@ from nonuniform_scans import DATA, Complex, Real, bart_maps, bart_pics, magnitud
 
 from pipelines.operators.fourier import to_image
 from pipelines.operators.nonuniform import NonUniform
+from pipelines.parameters import SenseParameters
 from pipelines.pipeline import Pipeline
 from pipelines.preprocess.nonuniform import prepare_nonuniform
 from pipelines.preprocess.sensitivities import estimate_maps
-from pipelines.registry import SenseParameters
 from pipelines.scan_header import TrajectoryType
 
 N, SPOKES, SAMPLES = 230, 64, 460

@@ -29,12 +29,12 @@ from torch.nn.functional import avg_pool2d
 
 from pipelines.operators.encoding import ColumnNormal
 from pipelines.operators.fourier import to_image, to_kspace
+from pipelines.parameters import SenseParameters
 from pipelines.phantom import birdcage_coils, head_phantom, smooth_phase
 from pipelines.preprocess.sensitivities import estimate_maps
 from pipelines.recon.reconstruction import Prepared
 from pipelines.recon.regularisation import MOST_REGULARISATION
 from pipelines.recon.sense import Sense
-from pipelines.registry import SenseParameters
 from pipelines.solvers.cg import conjugate_gradients
 
 DATA = Path("/work/shared/data/kspace")

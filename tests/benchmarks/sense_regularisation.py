@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from sense_against_bart import Scan, errors, undersample
 
 from pipelines.operators.fourier import to_kspace
+from pipelines.parameters import SenseParameters
 from pipelines.phantom import birdcage_coils, smooth_phase
 from pipelines.recon.regularisation import MOST_REGULARISATION
 from pipelines.recon.sense import Sense
-from pipelines.registry import SenseParameters
 
 DATA = Path("/work/shared/data/train")
 N_COILS = 8

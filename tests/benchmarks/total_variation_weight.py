@@ -25,12 +25,12 @@ import numpy as np
 import torch
 
 from pipelines.evaluation.cases import Case, load_cases, plane_of, truth_of, undersample
+from pipelines.parameters import JointIpalmParameters
 from pipelines.quality import compare, foreground
 from pipelines.recon import joint_ipalm, priors
 from pipelines.recon.joint_ipalm import JointIpalm
 from pipelines.recon.posterior import ChainLengths
 from pipelines.recon.total_variation import TotalVariation
-from pipelines.registry import JointIpalmParameters
 
 DATA = Path("/work/shared/data/train")
 CASES = (

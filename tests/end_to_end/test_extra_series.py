@@ -23,7 +23,8 @@ from dataclasses import replace
 from pydantic import Field
 
 from pipelines.assembly.frame import Grouping
-from pipelines.registry import PipelineEntry, SenseParameters
+from pipelines.parameters import SenseParameters
+from pipelines.registry import PipelineEntry
 
 
 class ResearchParameters(SenseParameters):

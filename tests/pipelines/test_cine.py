@@ -11,10 +11,10 @@ from pipelines.assembly.assembler import Assembler
 from pipelines.assembly.buffer import HeapSlots
 from pipelines.assembly.frame import Grouping
 from pipelines.errors import ReconstructionError
+from pipelines.parameters import SenseParameters
 from pipelines.phantom import beating_heart, head_phantom
 from pipelines.pipeline import Pipeline
 from pipelines.preprocess.preparation import prepare
-from pipelines.registry import SenseParameters
 from pipelines.scan_header import parse_scan_header
 from pipelines.simulate import simulate
 from pipelines.simulated_protocol import FrameCounter, Pattern, Protocol

@@ -13,9 +13,10 @@ from pipelines.image_group import ImageGroup
 from pipelines.image_pipeline import ImagePipeline
 from pipelines.loading import load
 from pipelines.mrd import IMAGE_HEADER, Image, ImageDataType, ImageType
+from pipelines.parameters import ImageParameters, Parameters
 from pipelines.pipeline import Pipeline
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
-from pipelines.registry import ImageParameters, Parameters, PipelineEntry, pipelines
+from pipelines.registry import PipelineEntry, pipelines
 
 MODEL = {"ReconModel": "tiny-line", "ReconModelVersion": "1.0.0", "ReconModelDigest": "ab" * 32}
 OUTSIDE = domain_details(["energy_per_pixel", "data_residual"])

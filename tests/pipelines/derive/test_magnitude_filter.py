@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from pipelines.derive.magnitude_filter import MagnitudeFilter, gain, noise_of
 from pipelines.errors import ReconstructionError
 from pipelines.mrd import IMAGE_HEADER, Image, ImageType
+from pipelines.parameters import MagnitudeFilterParameters
 from pipelines.phantom import head_phantom
-from pipelines.registry import MagnitudeFilterParameters
 
 
 def as_image(pixels, image_type=ImageType.MAGNITUDE, spacing_mm=1.0):

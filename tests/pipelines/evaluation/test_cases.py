@@ -10,11 +10,12 @@ from pipelines.errors import EvaluationError
 from pipelines.evaluation.cases import Case, load_cases, noise_level_of, plane_of, truth_of, undersample
 from pipelines.mrd import ACQUISITION_HEADER
 from pipelines.operators.fourier import to_image, to_kspace
+from pipelines.parameters import Parameters, ZeroFilledParameters
 from pipelines.phantom import birdcage_coils, head_phantom
 from pipelines.preprocess.nonuniform import prepare_nonuniform
 from pipelines.preprocess.preparation import prepare
 from pipelines.recon.zero_filled import ZeroFilled
-from pipelines.registry import Parameters, ZeroFilledParameters, find
+from pipelines.registry import find
 from pipelines.scan_header import Encoding, ScanHeader, Space, TrajectoryType, parse_scan_header
 from pipelines.simulate import simulate
 from pipelines.simulated_protocol import Pattern, Protocol

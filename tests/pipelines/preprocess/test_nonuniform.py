@@ -6,8 +6,8 @@ import torch
 
 from pipelines.assembly.frame import NoiseCovariance, NoiseSource
 from pipelines.errors import BudgetError, ReconstructionError
+from pipelines.parameters import Parameters
 from pipelines.preprocess.nonuniform import prepare_nonuniform
-from pipelines.registry import Parameters
 from pipelines.scan_header import Encoding, Space
 
 NOISE_STD = 0.05

@@ -10,10 +10,10 @@ import torch
 from pipelines.assembly.frame import Calibration, NoiseCovariance, NoiseSource
 from pipelines.errors import ReconstructionError
 from pipelines.operators.fourier import to_image, to_kspace
+from pipelines.parameters import Parameters
 from pipelines.preprocess.noise import estimate_noise_model
 from pipelines.preprocess.preparation import prepare
 from pipelines.preprocess.readout import remove_oversampling, split_columns
-from pipelines.registry import Parameters
 from pipelines.scan_header import Space
 
 SIEMENS = Path("/work/shared/data/kspace/siemens_3t_phantom_14ch_r3_localonly.ismrmrd.h5")

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from pipelines.errors import ReconstructionError
+from pipelines.parameters import CineLsDipParameters, SenseParameters
 from pipelines.progress import reporting
 from pipelines.recon.cine_ls_dip import CineLsDip
 from pipelines.recon.cine_start import classic, make_start
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.sense import Sense
-from pipelines.registry import CineLsDipParameters, SenseParameters
 from tests.pipelines.recon.cine_scenes import CENTRAL, COLUMNS, FRAMES, ROWS, cartesian_cine, error, radial_cine
 
 

@@ -13,11 +13,12 @@ from models.energy import make_energy
 from models.errors import UnknownModelError
 from models.store import save_model
 from pipelines.errors import ModelUnavailableError, ParameterError, ReconstructionError
+from pipelines.parameters import JointIpalmParameters, ZeroFilledParameters
 from pipelines.recon import joint_ipalm
 from pipelines.recon.joint_ipalm import JointIpalm
 from pipelines.recon.reconstruction import Prepared, Reconstructed, UncertaintyKind
 from pipelines.recon.zero_filled import ZeroFilled
-from pipelines.registry import JointIpalmParameters, ZeroFilledParameters, find
+from pipelines.registry import find
 from tests import tiny_model
 from tests.pipelines.recon import joint_scenes
 

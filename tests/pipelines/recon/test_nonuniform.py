@@ -12,6 +12,7 @@ from pipelines.assembly.frame import Group, NoiseCovariance
 from pipelines.errors import ReconstructionError
 from pipelines.operators.nonuniform import NonUniform
 from pipelines.operators.sensitivity import Sensitivity
+from pipelines.parameters import Parameters, SenseParameters, ZeroFilledParameters
 from pipelines.phantom import head_phantom
 from pipelines.pipeline import Pipeline
 from pipelines.preprocess.density import density_weights
@@ -21,7 +22,6 @@ from pipelines.recon.nonuniform_sense import System
 from pipelines.recon.reconstruction import Prepared
 from pipelines.recon.sense import Sense
 from pipelines.recon.zero_filled import ZeroFilled
-from pipelines.registry import Parameters, SenseParameters, ZeroFilledParameters
 from pipelines.scan_header import Encoding, Space
 
 

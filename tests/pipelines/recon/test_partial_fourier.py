@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from pipelines.operators.fourier import to_kspace
+from pipelines.parameters import SenseParameters, ZeroFilledParameters
 from pipelines.phantom import birdcage_coils, head_phantom, smooth_phase
 from pipelines.recon import sense
 from pipelines.recon.reconstruction import Prepared
 from pipelines.recon.sense import Sense
 from pipelines.recon.zero_filled import ZeroFilled
-from pipelines.registry import SenseParameters, ZeroFilledParameters
 
 N_Y, N_X, N_CALIBRATION = 64, 56, 16
 METHODS = ["homodyne", "pocs"]

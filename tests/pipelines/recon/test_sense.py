@@ -11,11 +11,11 @@ from pipelines.errors import ReconstructionError
 from pipelines.operators.encoding import encoding
 from pipelines.operators.fourier import to_kspace
 from pipelines.operators.sampling import sampling_weights, unreached
+from pipelines.parameters import SenseParameters
 from pipelines.phantom import birdcage_coils, head_phantom, smooth_phase
 from pipelines.preprocess.sensitivities import estimate_maps
 from pipelines.recon.reconstruction import Prepared, UncertaintyKind
 from pipelines.recon.sense import UNREACHED_WEIGHT, Sense, central_density, wiener_weight
-from pipelines.registry import SenseParameters
 
 ACCURATE = SenseParameters.model_validate({"iterations": 300, "tolerance": 1e-7})
 

@@ -10,9 +10,9 @@ from types import ModuleType
 import pytest
 import torch
 
+from pipelines.parameters import SenseParameters
 from pipelines.preprocess.sensitivities import estimate_maps
 from pipelines.recon.sense import Sense
-from pipelines.registry import SenseParameters
 
 pytestmark = [
     pytest.mark.bart,

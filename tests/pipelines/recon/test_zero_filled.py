@@ -4,9 +4,9 @@ import torch
 
 from pipelines.errors import ReconstructionError
 from pipelines.operators.fourier import to_kspace
+from pipelines.parameters import ZeroFilledParameters
 from pipelines.recon.reconstruction import Prepared
 from pipelines.recon.zero_filled import ZeroFilled, density_weights
-from pipelines.registry import ZeroFilledParameters
 
 RSS = ZeroFilled(ZeroFilledParameters(), "cpu")
 WEIGHTED = ZeroFilled(ZeroFilledParameters(combine="sensitivity"), "cpu")

@@ -58,7 +58,7 @@ def test_a_seed_draws_the_same_scans(simulator: ScanSimulator) -> None:
 
 def test_all_kinds_of_patterns_occur(simulator: ScanSimulator) -> None:
     rng = np.random.default_rng(0)
-    masks = [simulator._pattern((64, 64), rng)(rng) for _ in range(200)]
+    masks = [simulator._pattern((64, 64), 8, rng)(rng) for _ in range(200)]
     along_lines = [bool((mask == mask[:1]).all()) for mask in masks]
     assert 0.4 < np.mean(along_lines) < 0.8
     accelerations = [mask.size / np.count_nonzero(mask) for mask in masks]
@@ -70,10 +70,10 @@ def test_all_kinds_of_patterns_occur(simulator: ScanSimulator) -> None:
 
 def test_images_larger_than_the_bank_of_discs_are_refused(simulator: ScanSimulator) -> None:
     with pytest.raises(ValueError, match="at most 128 pixels"):
-        simulator._disc((BANK_SIDE + 1, 64), np.random.default_rng(0))
+        simulator._disc((BANK_SIDE + 1, 64), 4.0, np.random.default_rng(0))
 
 
 def test_more_coils_are_compressed(monkeypatch: pytest.MonkeyPatch, simulator: ScanSimulator) -> None:
     monkeypatch.setattr(training_scans, "COILS", (32,))
     scans = simulator(discs(1, 48, 48), np.random.default_rng(0))
-    assert scans.encoding._maps.shape[1] == training_scans.MOST_COILS  # type: ignore[attr-defined]
+    assert scans.encoding.maps.shape[1] == training_scans.MOST_COILS  # type: ignore[attr-defined]

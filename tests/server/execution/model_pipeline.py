@@ -12,7 +12,8 @@ from models.architectures import ARCHITECTURES
 from models.store import open_model
 from pipelines.assembly.frame import Group, Grouping
 from pipelines.mrd import IMAGE_HEADER, Image
-from pipelines.registry import Parameters, PipelineEntry
+from pipelines.parameters import Parameters
+from pipelines.registry import PipelineEntry
 from tests import tiny_model
 
 ARCHITECTURES[tiny_model.ARCHITECTURE] = tiny_model.FACTORY
