@@ -68,13 +68,15 @@ class ScanSimulator:
 
     Args:
         noise: range of the noise over the brightest pixel.
+        largest_side: of images, in pixels; `BANK_SIDE` at least.
     """
 
-    def __init__(self, noise: tuple[float, float] = NOISE) -> None:
+    def __init__(self, noise: tuple[float, float] = NOISE, largest_side: int = BANK_SIDE) -> None:
         self._noise = noise
+        self._side = side = max(largest_side, BANK_SIDE)
         rng = np.random.default_rng(0)
         self._accelerations = np.geomspace(*POINT_ACCELERATIONS, BANK)
-        self._discs = [poisson_disc((BANK_SIDE, BANK_SIDE), each, (10, 10), rng) for each in self._accelerations]
+        self._discs = [poisson_disc((side, side), each, (10, 10), rng) for each in self._accelerations]
 
     def __call__(self, images: Float32[Tensor, "items p q"], random: np.random.Generator) -> Scans:
         """Scans of magnitude images."""
@@ -132,9 +134,9 @@ class ScanSimulator:
         disc = self._discs[int(np.abs(self._accelerations - acceleration).argmin())]
         disc = disc.T if rng.random() < 0.5 else disc
         p, q = shape
-        rows, columns = (np.arange(n) - n // 2 + BANK_SIDE // 2 for n in (p, q))
-        if max(p, q) > BANK_SIDE:
-            raise ValueError(f"images of at most {BANK_SIDE} pixels a side are simulated, not {p} x {q}")
+        rows, columns = (np.arange(n) - n // 2 + self._side // 2 for n in (p, q))
+        if max(p, q) > self._side:
+            raise ValueError(f"images of at most {self._side} pixels a side are simulated, not {p} x {q}")
         return np.ascontiguousarray(disc[np.ix_(rows, columns)])
 
 
