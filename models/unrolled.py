@@ -47,8 +47,12 @@ from models.unrolled_physics import Encoding, apply_normal, apply_solve
 LEAST_NOISE = 1e-4
 """In units of the image; less is taken as this."""
 
-FIRST_WEIGHT = 1.0
-"""w_t before training: with less, steps without corrections yet would bring back the noise that x_0 has less of."""
+FIRST_WEIGHT = 10 * math.exp(-4)
+"""w_t before training where the level of the noise is 0; with a slope of 2 it is ten times the noise everywhere. With a
+constant less than 1, steps without corrections yet would bring back noise that x_0 has less of."""
+
+LEAST_WEIGHT, MOST_WEIGHT = 5e-4, 0.2
+"""Of the first solve."""
 
 LEAST_SCALE, MOST_SCALE = -9.0, 1.0
 """Logarithm of the predicted deviation in units of the image, so that no value overflows."""
@@ -68,7 +72,7 @@ class UnrolledConfiguration:
         sees_data: whether corrections see `A^H A x` and `A^H y`.
         consistency: how a step fits the data.
         shared: whether all cascades have the same weights.
-        start_weight: of the first solve, relative to the largest eigenvalue of a fully sampled scan; 0 begins with the
+        start_weight: of the first solve, in squares of the noise over the brightness of the image; 0 begins with the
             adjoint image.
         head: channels of the head for the deviation.
     """
@@ -82,19 +86,19 @@ class UnrolledConfiguration:
     sees_data: bool = True
     consistency: Literal["gradient", "conjugate_gradient"] = "gradient"
     shared: bool = False
-    start_weight: float = 0.02
+    start_weight: float = 8.0
     head: int = 16
 
     def __post_init__(self) -> None:
         """Refuse what makes no network."""
         sizes = (
             (self.cascades, 1, 32), (self.stages, 1, 6), (self.features, 8, 512), (self.growth, 1, 4),
-            (self.blocks, 1, 8), (self.memory, 0, 128), (self.head, 8, 256), (self.start_weight, 0, 1),
+            (self.blocks, 1, 8), (self.memory, 0, 128), (self.head, 8, 256), (self.start_weight, 0, 1000),
         )  # fmt: skip
         if not all(least <= value <= most for value, least, most in sizes):
             raise ValueError(
                 "a network has cascades 1 to 32, stages 1 to 6, features 8 to 512, growth 1 to 4, blocks 1 to 8, "
-                f"memory 0 to 128, head 8 to 256, start_weight 0 to 1, not {self}"
+                f"memory 0 to 128, head 8 to 256, start_weight 0 to 1000, not {self}"
             )
         if self.consistency not in {"gradient", "conjugate_gradient"}:
             raise ValueError(f"consistency is gradient or conjugate_gradient, not {self.consistency!r}")
@@ -148,10 +152,11 @@ class UnrolledModel(nn.Module):
         self.corrections = nn.ModuleList(
             _CellNet(2 * images, memory + 1, 2, memory, widths, configuration.blocks) for _ in range(n)
         )
-        first = 1.0 if configuration.consistency == "gradient" else FIRST_WEIGHT
-        self.steps = nn.Parameter(torch.full((configuration.cascades,), math.log(first)))
+        is_solved = configuration.consistency == "conjugate_gradient"
+        first = math.log(FIRST_WEIGHT) if is_solved else 0.0
+        self.steps = nn.Parameter(torch.full((configuration.cascades,), first))
         """Logarithms of a_t or w_t where the level of the noise is 0."""
-        self.slopes = nn.Parameter(torch.zeros(configuration.cascades))
+        self.slopes = nn.Parameter(torch.full((configuration.cascades,), 2.0 if is_solved else 0.0))
         """What they grow by with the level."""
         head = (configuration.head, 2 * configuration.head)
         self.head = _CellNet(3, memory + 1, 1, 0, head, 1)
@@ -173,9 +178,8 @@ class UnrolledModel(nn.Module):
             save_memory: compute corrections again for the gradient instead of keeping what is inside of them.
         """
         configuration = self.configuration
-        weight = configuration.start_weight
-        start = encoding.solve(adjoint, noise.new_full(noise.shape, weight)) if weight > 0 else adjoint
-        unit = reference_magnitude(start.detach().abs())
+        start = self._start(adjoint, encoding, noise)
+        unit = reference_magnitude(start.abs())
         scale = unit[:, None, None]
         level = torch.log((noise / unit).clamp(min=LEAST_NOISE)) / 2 + 2
         x = before = start / scale
@@ -201,6 +205,16 @@ class UnrolledModel(nn.Module):
         logarithm, _ = self.head(seen.detach(), memory.detach(), level)
         deviation = torch.exp((logarithm[:, 0] - 4).clamp(LEAST_SCALE, MOST_SCALE)) * (encoding.support > 0)
         return UnrolledResult(x * scale, start, deviation * scale)
+
+    def _start(
+        self, adjoint: Complex[Tensor, "items p q"], encoding: Encoding, noise: Float[Tensor, "items"]
+    ) -> Complex[Tensor, "items p q"]:
+        """x_0: least squares with the weight that suits the noise, as far as the adjoint image tells the brightness."""
+        if self.configuration.start_weight == 0:
+            return adjoint
+        relative = noise / reference_magnitude(adjoint.abs())
+        weight = (self.configuration.start_weight * relative.square()).clamp(LEAST_WEIGHT, MOST_WEIGHT)
+        return encoding.solve(adjoint, weight)
 
     @property
     def _needs_normal(self) -> bool:

@@ -63,7 +63,7 @@ class PipelineEntry:
         Phases that gating makes come together: each may lack lines, also at the centre of k-space, and they share the
         coil maps of all.
         """
-        return Grouping.CINE if self.grouping is Grouping.SLICE else self.grouping
+        return Grouping.CINE if self.grouping in {Grouping.SLICE, Grouping.STACK} else self.grouping
 
     @property
     def takes_images(self) -> bool:

@@ -274,7 +274,7 @@ class WholeSlices:
         found = np.asarray(image, np.float32)
         if image.dtype == np.uint8:
             found = found + random.random(found.shape, np.float32) - np.float32(0.5)
-        varied = _varied(found.clip(min=0) / np.float32(reference), random)
+        varied = _varied(np.asarray(found.clip(min=0) / reference, np.float32), random)
         zoom = min(1.0, min(n / size for n, size in zip(shape, varied.shape, strict=True)))
         zoom *= random.uniform(self.SMALLEST, 1)
         size = tuple(max(1, round(zoom * n)) for n in varied.shape)

@@ -16,9 +16,9 @@ from pipelines.operators.fourier import to_image, uncentred
 from pipelines.operators.toeplitz import Toeplitz
 from pipelines.solvers.cg import conjugate_gradients
 
-ITERATIONS = 12
+ITERATIONS = 20
 """Of a solve. What they leave is the next cascade's, in training as in serving."""
-TOLERANCE = 1e-2
+TOLERANCE = 5e-3
 
 BLOCK_BYTES_CPU = 2 << 20
 """Coil images that are worked on at once; see `pipelines.operators.encoding`."""

@@ -164,7 +164,7 @@ def _waves(n: int, shape: tuple[int, int], random: np.random.Generator, highest:
     y, x = (np.exp(1j * np.pi * np.outer(np.arange(-highest, highest + 1), np.linspace(-1, 1, size))) for size in shape)
     k = 2 * highest + 1
     weights = (random.standard_normal((n, k, k)) + 1j * random.standard_normal((n, k, k))) / (2**0.5 * k)
-    return np.einsum("nab,ay,bx->nyx", weights, y, x, optimize=True)
+    return np.asarray(np.einsum("nab,ay,bx->nyx", weights, y, x, optimize=True), np.complex128)
 
 
 def _compressed(kspace: Tensor, coils: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,8 +28,8 @@ from bart_command import Bart
 from numpy.typing import NDArray
 
 from models.card import Card
+from models.catalogue import SHIPPED, entries, read_card
 from models.catalogue import find as find_model
-from models.catalogue import read_card
 from models.errors import ModelError
 from pipelines.errors import ParameterError, ReconstructionError, UnknownPipelineError
 from pipelines.evaluation.cases import plane_of
@@ -261,7 +261,14 @@ def columns(bart: Bart | None, device: str) -> list[Column]:
         of_pipeline("joint_ipalm_map", "joint_ipalm", {"estimate": "map"}),
         of_pipeline("joint_ipalm_mmse", "joint_ipalm", {"estimate": "mmse"}),
         of_pipeline("unrolled", "unrolled", {"replicas": 0}),
+        *(of_pipeline(name, "unrolled", {"replicas": 0, "model": name}) for name in _further_networks()),
     ]
+
+
+def _further_networks() -> list[str]:
+    """Unrolled networks of a directory of one's own, to compare with: baselines, ablations."""
+    names = dict.fromkeys(entry.name for entry in entries() if entry.root != SHIPPED)
+    return [name for name in names if read_card(find_model(name)).architecture == "unrolled"]
 
 
 def _none(_prepared: Prepared, _number: float) -> Image:

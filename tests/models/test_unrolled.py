@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from models.architectures import make_network
+from models.energy import reference_magnitude
 from models.errors import CardError
-from models.unrolled import SMALL, UnrolledConfiguration, UnrolledModel
+from models.unrolled import LEAST_NOISE, LEAST_WEIGHT, MOST_WEIGHT, SMALL, UnrolledConfiguration, UnrolledModel
 from models.unrolled_physics import apply_normal, apply_solve
 
 TINY = UnrolledConfiguration(cascades=2, stages=2, features=8, memory=4, head=8)
@@ -145,7 +146,7 @@ def test_a_network_that_corrects_nothing_descends_by_gradients() -> None:
     model = make(is_trained=False)
     y, encoding, noise = adjoint(1, (4, 4)), dense(1, (4, 4)), torch.full((1,), 0.02)
     result = model(y, encoding, noise)
-    x = encoding.solve(y, torch.full((1,), TINY.start_weight))
+    x = result.start
     for _ in range(TINY.cascades):
         x = x - (encoding.normal(x) - y)
     torch.testing.assert_close(result.image, x, rtol=1e-4, atol=1e-5)
@@ -155,11 +156,20 @@ def test_a_network_that_corrects_nothing_solves_proximal_steps_with_conjugate_gr
     model = make(replace(TINY, consistency="conjugate_gradient"), is_trained=False)
     y, encoding, noise = adjoint(1, (4, 4)), dense(1, (4, 4)), torch.full((1,), 0.02)
     result = model(y, encoding, noise)
-    x = encoding.solve(y, torch.full((1,), TINY.start_weight))
-    for number in range(TINY.cascades):
-        weight = torch.exp(model.steps[number].detach()).expand(1)
+    x = result.start
+    for _ in range(TINY.cascades):
+        # Ten times the noise, in units of the image, which it is divided by.
+        weight = 10 * (noise / reference_magnitude(result.start.abs())).clamp(min=LEAST_NOISE)
         x = encoding.solve(y + weight[:, None, None] * x, weight)
     torch.testing.assert_close(result.image, x, rtol=1e-4, atol=1e-5)
+
+
+def test_the_start_is_least_squares_with_a_weight_that_grows_with_the_noise() -> None:
+    model = make()
+    y, encoding = adjoint(1, (4, 4)), dense(1, (4, 4))
+    for noise, expected in ((1e-6, LEAST_WEIGHT), (1e3, MOST_WEIGHT)):
+        start = model(y, encoding, torch.full((1,), noise)).start
+        torch.testing.assert_close(start, encoding.solve(y, torch.full((1,), expected)), rtol=1e-3, atol=1e-3)
 
 
 def test_a_card_makes_the_network_and_refuses_sizes_that_make_none() -> None:
