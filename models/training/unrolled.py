@@ -1,9 +1,13 @@
 """Recipe for the unrolled network: scans simulated on the fly, a loss of the image and one of the predicted deviation.
 
-    L = log mean |x - t| + 2 (1 - SSIM(|x|, |t|)) + 0.02 mean (e / b + log b),      e = | |x| - |t| |, b = s / sqrt 2
+    L = log(mean w |x - t|^2) / 2 + (1 - SSIM(|x|, |t|)) / 2 + mean |x - t| + 0.02 mean (e / b + log b)
+    e = | |x| - |t| |, b = s / sqrt 2
 
-The first two teach the image (t complex, with its phase), the last the head alone, whose inputs are detached: the
-negative log likelihood of a Laplace distribution with the standard deviation s. All in units of the object.
+The first three teach the image (t complex, with its phase), the last the head alone, whose inputs are detached: the
+negative log likelihood of a Laplace distribution with the standard deviation s. All in units of the object. w is 1 in
+tissue and less in air: with all pixels alike and the logarithm of |x - t|, networks learnt to darken air at the expense
+of tissue (2500 updates, IXI heads: 1.8 dB less than x_0 in the head). The logarithm lets scans count alike, however
+hard they are.
 
 What a scan is like is not known here: `simulate` makes scans of magnitude images (`pipelines.simulation.training_scans`
 is what `echotrain train` gives).
@@ -30,9 +34,11 @@ from models.unrolled import UnrolledModel, UnrolledResult
 from models.unrolled_physics import Encoding
 
 VALIDATION_IMAGES, VALIDATION_SIDE = 8, 128
-SIMILARITY_WEIGHT, HEAD_WEIGHT = 2.0, 0.02
-LEAST_ERROR = 1e-3
-"""Added to errors, in units of the image, before their logarithm is taken."""
+SIMILARITY_WEIGHT, HEAD_WEIGHT = 0.5, 0.02
+LEAST_ERROR = 1e-6
+"""Added to mean squares, in units of the image, before their logarithm is taken."""
+TISSUE, AIR_WEIGHT = 0.05, 0.1
+"""Over the brightest pixel; what is darker is air and counts less."""
 LEAST_DEVIATION = 1e-3
 """Of the head's loss, in units of the image: below, a likelihood of rounding would be learnt."""
 
@@ -118,12 +124,15 @@ class UnrolledRecipe:
         result = self._apply(self._model, scans)
         unit = scans.target.abs().amax((1, 2)).clamp(min=1e-6)[:, None, None]
         error = (result.image - scans.target) / unit
-        absolute = torch.log(error.abs().mean((1, 2)) + LEAST_ERROR).mean()
+        weights = torch.where(scans.target.abs() > TISSUE * unit, 1.0, AIR_WEIGHT)
+        square = (weights * torch.view_as_real(error).square().sum(-1)).sum((1, 2)) / weights.sum((1, 2))
+        logarithm = torch.log(square + LEAST_ERROR).mean() / 2
+        absolute = torch.view_as_real(error).abs().mean()
         similarity = ssim(result.image.abs() / unit, scans.target.abs() / unit).mean()
         head = laplace_loss(result, scans, unit)
-        loss = absolute + SIMILARITY_WEIGHT * (1 - similarity) + HEAD_WEIGHT * head
+        loss = logarithm + SIMILARITY_WEIGHT * (1 - similarity) + absolute + HEAD_WEIGHT * head
         figures = {
-            "log_error": float(absolute.detach()),
+            "log_error": float(logarithm.detach()),
             "ssim": float(similarity.detach()),
             "head": float(head.detach()),
         }
@@ -141,6 +150,8 @@ class UnrolledRecipe:
         figures = {
             "psnr_db": _psnr(result.image.abs(), truth),
             "psnr_db_start": _psnr(result.start.abs(), truth),
+            "psnr_db_tissue": _psnr(result.image.abs(), truth, TISSUE),
+            "psnr_db_tissue_start": _psnr(result.start.abs(), truth, TISSUE),
             "ssim": float(ssim(result.image.abs(), truth).mean()),
         }
         ratio = (result.image.abs() - truth).abs() / result.deviation.clamp(min=1e-9)
@@ -206,7 +217,9 @@ def ssim(image: Float32[Tensor, "items p q"], truth: Float32[Tensor, "items p q"
     return similar.mean((1, 2, 3))
 
 
-def _psnr(image: Tensor, truth: Tensor) -> float:
-    """Mean over items; peak is the truth's maximum."""
-    square = (image - truth).square().mean((1, 2)).clamp(min=1e-12)
-    return float((10 * torch.log10(truth.amax((1, 2)).square() / square)).mean())
+def _psnr(image: Tensor, truth: Tensor, threshold: float = -1.0) -> float:
+    """Mean over items, of what is brighter than a part of the truth's maximum, which is the peak too."""
+    peak = truth.amax((1, 2), keepdim=True)
+    inside = truth > threshold * peak
+    square = ((image - truth).square() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+    return float((10 * torch.log10(peak[:, 0, 0].square() / square.clamp(min=1e-12))).mean())

@@ -35,7 +35,7 @@ from pipelines.simulation.sampling import poisson_disc
 
 Mask = NDArray[np.bool_]
 
-COILS = (1, 2, 3, 4, 6, 8, 8, 8, 12, 16, 32)
+COILS = (1, 2, 4, 6, 8, 8, 8, 8, 12, 16, 32)
 """How many coils a batch has, each as likely."""
 MOST_COILS = 8
 RADII, OFFSETS, WINDOWS = (1.15, 2.0), (0.0, 0.6), (0.6, 1.0)
@@ -50,7 +50,7 @@ LINE_ACCELERATIONS, POINT_ACCELERATIONS = (2.0, 8.0), (3.0, 12.0)
 """Up to these where there are coils enough: of lines at most `1.5 + coils / 2`, of points at most `3 + coils`."""
 MOST_SHARE = 0.12
 """Of the lines that calibrate."""
-FEW_LINES, PARTIAL = 0.12, 0.08
+FEW_LINES, PARTIAL = 0.06, 0.05
 """Part of the batches with too few calibration lines, and with partial Fourier."""
 BANK, BANK_SIDE = 12, 128
 """Poisson discs take long: so many are drawn once, and cut, turned and flipped."""

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/latency.py [SCANS] [PIPELINE] [MATRIX] [COILS]
 
-256 x 256 x 8 coils unless said otherwise, every second line (R = 2) and 24 calibration lines, one slice a scan. All but the last readout are
-sent and taken before the clock starts. What the worker itself spends (preparation, maps, solve, uncertainty, emission)
-is read from the server's own metrics; the rest is the server's overhead. Medians over the scans.
+256 x 256 x 8 coils unless said otherwise, every second line (R = 2) and 24 calibration lines, one slice a scan. All but
+the last readout are sent and taken before the clock starts. What the worker itself spends (preparation, maps, solve,
+uncertainty, emission) is read from the server's own metrics; the rest is the server's overhead. Medians over the scans.
 """
 
 from __future__ import annotations
@@ -79,9 +79,8 @@ def main(scans: int, pipeline: str, matrix: int, coils: int) -> None:
             rows.append(row)
     server.terminate()
     server.wait()
-    print(
-        f"{pipeline}, {matrix} x {matrix} x {coils} coils, R = 2, {scans} scans; medians in ms (10th to 90th percentile)"
-    )
+    what = f"{pipeline}, {matrix} x {matrix} x {coils} coils, R = 2, {scans} scans"
+    print(f"{what}; medians in ms (10th to 90th percentile)")
     for name in ("total", "first_image", *WORK, "work", "queue_wait", "send", "overhead"):
         values = sorted(row.get(name, 0.0) * 1e3 for row in rows)
         low, high = values[len(values) // 10], values[-1 - len(values) // 10]
