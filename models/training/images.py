@@ -278,10 +278,10 @@ class WholeSlices:
         zoom = min(1.0, min(n / size for n, size in zip(shape, varied.shape, strict=True)))
         zoom *= random.uniform(self.SMALLEST, 1)
         size = tuple(max(1, round(zoom * n)) for n in varied.shape)
-        scaled = interpolate(torch.from_numpy(varied)[None, None], size, mode="bilinear", antialias=True)[0, 0]
+        scaled = interpolate(torch.from_numpy(varied)[None, None], size, mode="bicubic", antialias=True)[0, 0]
         framed = torch.zeros(shape)
         y, x = (int(random.integers(n - side + 1)) for n, side in zip(shape, size, strict=True))
-        framed[y : y + size[0], x : x + size[1]] = scaled
+        framed[y : y + size[0], x : x + size[1]] = scaled.clamp(min=0)
         return framed
 
 

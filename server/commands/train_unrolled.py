@@ -87,6 +87,7 @@ class Plan:
             "updates": self.loop.updates,
             "side": self.recipe.side,
             "longest-side": self.recipe.longest_side,
+            "whole": self.recipe.whole,
             "batch": self.recipe.batch,
             "rate": self.loop.rate,
             "seed": self.loop.seed,
@@ -104,13 +105,16 @@ def train_unrolled(
         typer.Option(help="HDF5 file of images or k-space, or a directory of them; may be repeated.", metavar="PATH"),
     ],
     output: Annotated[Path, typer.Option(help="Directory for checkpoint, history and pictures.", metavar="DIR")],
-    updates: Annotated[int, typer.Option(help="Steps of the optimiser.", min=1)] = 8500,
+    updates: Annotated[int, typer.Option(help="Steps of the optimiser.", min=1)] = 8000,
     size: Annotated[Size, typer.Option(help="Size of the network; base needs a GPU.")] = Size.SMALL,
     kind: Annotated[Kind, typer.Option(help="Adaptive, or with less, to compare with.")] = Kind.ADAPTIVE,
-    side: Annotated[int, typer.Option(help="Side of patches, and least side of whole slices.", min=24, max=256)] = 88,
-    longest_side: Annotated[int, typer.Option(help="Greatest side of whole slices.", min=24, max=512)] = 120,
+    side: Annotated[int, typer.Option(help="Side of patches, and least side of whole slices.", min=24, max=256)] = 72,
+    longest_side: Annotated[int, typer.Option(help="Greatest side of whole slices.", min=24, max=512)] = 104,
+    whole: Annotated[
+        float, typer.Option(help="Part of the updates that see whole slices, scaled to fit, not patches.", min=0, max=1)
+    ] = 1.0,
     batch: Annotated[int, typer.Option(help="Scans an update.", min=1)] = 2,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.", min=1e-7, max=1)] = 1e-3,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.", min=1e-7, max=1)] = 1.5e-3,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.", min=0)] = 0,
@@ -159,7 +163,9 @@ def train_unrolled(
         raise typer.BadParameter(f"--longest-side {longest_side} must be at least --side {side}")
     if threads:
         torch.set_num_threads(threads)
-    recipe_settings = UnrolledSettings(side, longest_side, batch, half=half, save_memory=save_memory, device=device)
+    recipe_settings = UnrolledSettings(
+        side, longest_side, batch, whole, half=half, save_memory=save_memory, device=device
+    )
     plan = Plan(
         size, kind, recipe_settings, LoopSettings(updates, rate=rate, seed=seed, look_every=look_every), threads
     )

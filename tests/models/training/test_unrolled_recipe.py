@@ -18,7 +18,7 @@ from models.training.loop import CHECKPOINT, LoopSettings, Random, read_history,
 from models.training.unrolled import Scans, UnrolledRecipe, UnrolledSettings, laplace_loss, ssim
 from models.unrolled import UnrolledConfiguration, UnrolledModel, UnrolledResult
 
-SETTINGS = UnrolledSettings(side=24, longest_side=32, half=False)
+SETTINGS = UnrolledSettings(side=24, longest_side=32, whole=0.5, half=False)
 LOOP = LoopSettings(6, warm_up=2, save_every=3, look_every=6)
 
 
