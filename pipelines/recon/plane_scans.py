@@ -83,8 +83,9 @@ def _cartesian(prepared: Prepared, most_values: int) -> PlaneScans:
         for first in range(0, items, size):
             part = slice(first, min(first + size, items))
             kspace, counts = planes.kspace[part], planes.weights[part]
-            maps = maps_without_calibration(kspace)
-            if known is not None:
+            if known is None:
+                maps = maps_without_calibration(kspace)
+            else:
                 maps = planes.of_volumes(known, range(part.start, part.stop))
             encoding = CartesianPlanes(maps, counts)
             root = prepared.noise_std * torch.where(counts > 0, counts, torch.inf).rsqrt()
