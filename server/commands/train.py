@@ -1,6 +1,8 @@
 """Train a model on images that one has, with pictures of what it learns while it does.
 
 Example: echotrain train energy --data brain_t1_ixi_2mm.h5 --output runs/energy-brain
+
+Exit statuses: 0 done, 1 data or checkpoint cannot be used, 2 wrong arguments.
 """
 
 from __future__ import annotations
