@@ -27,14 +27,14 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 async def quiet(server: Any) -> None:
     """Wait until no session is left."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while server.sessions:
             await asyncio.sleep(0.01)
 
 
 async def jobs(executor: Any, n: int) -> None:
     """Wait until so many jobs have come."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(executor.jobs) < n:
             await asyncio.sleep(0.01)
 
