@@ -17,11 +17,11 @@ from server.dialect import Dialect, ParentDialect, ScannerDialect
 from server.endpoints import Gadgetron, Listen
 from server.errors import BusyError, DrainingError, ServerError, SettingsError
 from server.execution.executor import Executor
-from server.ingest import set_options
 from server.logs import logger
 from server.metrics import Metrics
 from server.noise_store import NoiseStore
 from server.session import Session
+from server.socket_options import set_options
 from server.wire.connection import Connection
 from server.wire.messages import WireLimits
 

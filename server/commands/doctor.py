@@ -22,12 +22,13 @@ from rich.console import Console
 from models.errors import ModelError
 from server import config
 from server.commands.serve import parse_values
-from server.config import Settings, is_loopback
+from server.config import Settings
 from server.endpoints import Listen
 from server.errors import ServerError
 from server.execution.executor import Job
 from server.execution.from_settings import make_executor
 from server.listener import listen
+from server.networks import is_loopback
 
 GIB = 1 << 30
 
