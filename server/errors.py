@@ -19,6 +19,7 @@ ServerError
 │   └── TlsClientError   no TLS with that server (server/tls.py)
 ├── StartError           a server of one's own did not come up (server/local_server.py)
 └── SettingsError        the settings are wrong; the server does not start
+    └── ExposureError    a port would be open to strangers (server/exposure.py)
 """
 
 
