@@ -20,8 +20,8 @@ from server.metrics import Metrics
 from server.networks import Networks
 from server.socket_options import reset_on_close, set_options
 
-MAX_GREETINGS: Final = 1024
-"""Peers in the handshake of TLS at a time; more than that are closed without a word."""
+MAX_GREETINGS: Final = 256
+"""Peers in the handshake of TLS at a time, 256 KiB each in uvloop; more than that are closed without a word."""
 
 _ACCEPTS_AT_ONCE: Final = 64
 """Then others have their turn in the event loop."""
