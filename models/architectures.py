@@ -18,7 +18,10 @@ from models.errors import CardError, WeightsError
 
 ENTRY_POINT_GROUP: Final = "echotrain.architectures"
 
-ARCHITECTURES: Final[dict[str, str]] = {"energy": "models.energy:make_energy"}
+ARCHITECTURES: Final[dict[str, str]] = {
+    "energy": "models.energy:make_energy",
+    "unrolled": "models.unrolled:make_unrolled",
+}
 """`module:attribute` of a callable that takes the configuration as keyword arguments and gives the network, by name."""
 
 _MOST_NAMED: Final = 3

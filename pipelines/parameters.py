@@ -255,3 +255,37 @@ class CineLsDipParameters(SlowParameters):
     @classmethod
     def _split_extra(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+class UnrolledParameters(Parameters):
+    """Parameters of `unrolled`."""
+
+    coil_compression: int = Field(
+        8, ge=0, le=256, description="Virtual coils to compress to; 0 keeps all coils. Networks are trained with eight."
+    )
+    model: str = Field(
+        "unrolled-small",
+        pattern=r"^[a-z][a-z0-9_-]{0,63}(@[0-9.]{1,20})?$",
+        description="Unrolled network: unrolled-small or one of your own, perhaps with @ and its version.",
+    )
+    replicas: int = Field(
+        2,
+        ge=0,
+        le=32,
+        description="Reconstructions with noise added, for the part of the uncertainty that this measurement's noise "
+        "makes; each takes as long as the image. With 0 the uncertainty is not calibrated.",
+    )
+    outside_domain: Literal["mark", "sense"] = Field(
+        "mark", description="What becomes of an image that the model does not know: marked, or made by sense instead."
+    )
+    calibrate: bool = Field(
+        True, description="Scale deviations as the model's card says; off: raw ones, to calibrate anew."
+    )
+    extra_series: tuple[Literal["coil_maps"], ...] = Field(
+        (), description="Further series for research, separated by commas: coil_maps."
+    )
+
+    @field_validator("extra_series", mode="before")
+    @classmethod
+    def _split_extra(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

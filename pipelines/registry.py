@@ -27,6 +27,7 @@ from pipelines.parameters import (
     MagnitudeFilterParameters,
     Parameters,
     SenseParameters,
+    UnrolledParameters,
     ZeroFilledParameters,
 )
 
@@ -78,7 +79,7 @@ class PipelineEntry:
         Phases that gating makes come together: each may lack lines, also at the centre of k-space, and they share the
         coil maps of all.
         """
-        return Grouping.CINE if self.grouping is Grouping.SLICE else self.grouping
+        return Grouping.CINE if self.grouping in {Grouping.SLICE, Grouping.STACK} else self.grouping
 
     @property
     def takes_images(self) -> bool:
@@ -148,6 +149,13 @@ _BUILT_IN = (
         Grouping.CINE,
         "pipelines.recon.cine_ls_dip:CineLsDip",
         QuickLook("cine_ls_dip", {"method": "low_rank_sparse"}),
+    ),
+    PipelineEntry(
+        "unrolled",
+        "A trained network that unrolls gradient descent, in one pass; uncertainty predicted and from noise.",
+        UnrolledParameters,
+        Grouping.STACK,
+        "pipelines.recon.unrolled:UnrolledNetwork",
     ),
     PipelineEntry(
         "pass_through",

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "send": "Send a scan from a file to a server and save the images.",
     "recon": "Reconstruct a stream from standard input to standard output, without a server.",
     "convert": "Convert between MRD version 1 files and streams and MRD version 2 streams.",
+    "replay": "Send a captured session again and compare its images.",
     "simulate": "Simulate a scan into a file, or send it to a server.",
     "inspect": "Show what a scan file holds: header, encoding, flags, sampling, noise.",
     "view": "Make a picture of images: magnitude, uncertainty, difference to a reference.",
@@ -91,10 +92,17 @@ def run_command(name: str, arguments: list[str]) -> None:
         import typer
 
         module = import_module(f"server.commands.{name}")
-    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    # In a raw docstring \b is two characters; click's mark for "keep these lines as they are" is the one it stands for.
-    text = inspect.cleandoc(module.main.__doc__ or "").replace("\\b\n", "\b\n")
-    command.command(name, help=text)(module.main)
+    command = typer.Typer(
+        help=inspect.cleandoc(module.__doc__ or ""),
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+    # A file with MODELS holds one command for each of them.
+    for member, function in getattr(module, "MODELS", {name: module.main}).items():
+        # In a raw docstring \b is two characters; click's mark for "keep these lines" is what it stands for.
+        text = inspect.cleandoc(function.__doc__ or "").replace("\\b\n", "\b\n")
+        command.command(member, help=text)(function)
     typer.main.get_command(command).main(args=arguments, prog_name=f"echotrain {name}", standalone_mode=True)
 
 

@@ -22,7 +22,7 @@ from pipelines.assembly.limits import AssemblyLimits
 from pipelines.errors import PipelineError
 from server.endpoints import GIB, MIB, Admin, Gadgetron, Listen
 from server.errors import SettingsError
-from server.section import Models, Noise
+from server.section import Capture, Models, Noise
 from server.section import Section as _Section
 from server.section import setting as _setting
 from server.wire.messages import WireLimits
@@ -106,6 +106,13 @@ class Timeouts(_Section):
     reconstruction_s: float = _setting(600.0, "For one job, its wait for a worker included.", unit="s", gt=0)
     linger_s: float = _setting(
         5.0, "After the last answer, for the peer to close; what it still sends is thrown away.", unit="s", gt=0
+    )
+    lame_duck_s: float = _setting(
+        0.0,
+        "How long scans are still accepted when the server is told to stop and says that it is not ready: as long as a "
+        "load balancer takes to notice.",
+        unit="s",
+        ge=0,
     )
     grace_s: float = _setting(60.0, "For running sessions to finish when the server is told to stop.", unit="s", ge=0)
     keepalive_s: float = _setting(
@@ -220,6 +227,7 @@ class Settings(BaseSettings):
     models: Models = Models()
     emission: Emission = Emission()
     noise: Noise = Noise()
+    capture: Capture = Capture()
     logs: Logs = Logs()
 
     @classmethod

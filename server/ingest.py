@@ -7,6 +7,7 @@ Everything here runs in callbacks of the event loop; only `write` and `end` wait
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from server.config import Timeouts
@@ -51,7 +52,23 @@ class Ingest(asyncio.BufferedProtocol):
         blocked_s: for how long `write` waited for the peer.
     """
 
-    def __init__(self, connection: Connection, timeouts: Timeouts, receiver: Receiver, already: bytes = b"") -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        timeouts: Timeouts,
+        receiver: Receiver,
+        already: bytes = b"",
+        tap: Callable[[memoryview], None] | None = None,
+    ) -> None:
+        """A socket that is not connected yet.
+
+        Args:
+            connection: the wire.
+            timeouts: of the settings.
+            receiver: who hears what comes.
+            already: what was read from the socket before it was ours.
+            tap: sees every byte before the wire does, and copies what it wants.
+        """
         self.peer_port = 0
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -61,6 +78,8 @@ class Ingest(asyncio.BufferedProtocol):
         self._timeouts = timeouts
         self._receiver = receiver
         self._already = memoryview(already)
+        self._tap = tap
+        self._room: memoryview | None = None
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._scratch: memoryview | None = None
@@ -100,13 +119,19 @@ class Ingest(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         """Where the kernel writes next."""
-        return self._connection.writable() if self._scratch is None else self._scratch
+        if self._scratch is not None:
+            return self._scratch
+        self._room = self._connection.writable()
+        return self._room
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes have arrived."""
         self.received_bytes += nbytes
         self._last_bytes = self._loop.time()
         if self._scratch is None:
+            if self._tap is not None and self._room is not None:
+                self._tap(self._room[:nbytes])
+            self._room = None
             self._connection.received(nbytes)
             self._handle_events()
 

@@ -6,12 +6,14 @@ The port is open before anything slow is loaded: a scanner that starts its serve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from pathlib import Path
 from typing import Final
 
 from server.backpressure import Waiting
+from server.capture import CaptureStore
 from server.config import Settings
 from server.dialect import Dialect, ParentDialect, ScannerDialect
 from server.door import Door
@@ -47,6 +49,8 @@ class Server:
         self.executor = executor
         self.settings = settings
         self.is_draining = False
+        self._accepts = True
+        self._hurry = asyncio.Event()
         self._waiting = Waiting(settings.limits.most_waiting_bytes)
         self._noise = NoiseStore(
             Path(settings.noise.directory) if settings.noise.directory else None,
@@ -54,6 +58,7 @@ class Server:
             most_entries=settings.noise.entries,
             failed=lambda operation: metrics.noise_store_failures.labels(operation).inc(),
         )
+        self._capture = CaptureStore(settings.capture, lambda reason: metrics.capture_failures.labels(reason).inc())
         self._door: Door | None = None
         self._for_gadgetron: Door | None = None
         self._refusals: set[Refusal] = set()
@@ -121,8 +126,18 @@ class Server:
         return reasons
 
     async def stop(self, grace_s: float | None = None) -> None:
-        """Accept nothing more, let sessions finish within the grace period, end the rest with an error."""
+        """Stop in an orderly way.
+
+        Not ready from the start; new scans are accepted until the lame-duck time is over; sessions may finish within
+        the grace period from then on; the rest ends with an error. `end_sessions` cuts both times short.
+        """
         self.is_draining = True
+        lame_duck_s = self.settings.timeouts.lame_duck_s
+        if lame_duck_s:
+            self._log.info("lame_duck", sessions=len(self.sessions), lame_duck_s=lame_duck_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), lame_duck_s)
+        self._accepts = False
         for door in (self._door, self._for_gadgetron):
             if door is not None:
                 door.close()
@@ -138,9 +153,12 @@ class Server:
         if self._lag is not None:
             self._lag.cancel()
         await self.executor.stop()
+        await asyncio.to_thread(self._capture.close)
 
     def end_sessions(self, reason: str) -> None:
-        """End all sessions now, each with an error."""
+        """End all sessions now, each with an error, and accept no more."""
+        self._accepts = False
+        self._hurry.set()
         for session in list(self.sessions.values()):
             session.stop(DrainingError(reason))
 
@@ -154,9 +172,12 @@ class Server:
         if len(self.sessions) >= self.settings.limits.sessions:
             limit = self.settings.limits.sessions
             return self._refuse(BusyError(f"all {limit} sessions of this server are taken"), dialect)
-        if self.is_draining:
+        if not self._accepts:
             return self._refuse(DrainingError("the server is shutting down"), dialect)
-        session = Session(self.settings, self.executor, self.metrics, self._waiting, self._noise, dialect)
+        capture = self._capture if isinstance(dialect, ScannerDialect) else None
+        session = Session(
+            self.settings, self.executor, self.metrics, self._waiting, self._noise, dialect, capture=capture
+        )
         self.sessions[session.id] = session
         task = asyncio.get_running_loop().create_task(self._keep(session))
         self._tasks.add(task)

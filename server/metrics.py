@@ -40,6 +40,9 @@ OUTCOMES: Final = (
 )  # fmt: skip
 """How a session can end."""
 
+CAPTURE_FAILURES: Final = ("disk", "too_slow", "header", "images")
+"""Why a capture is given up (`server.capture`)."""
+
 ERROR_KINDS: Final = (
     "bad_id", "bad_length", "over_limit", "truncated", "bad_xml", "bad_header", "bad_order", "bad_utf8", "nonfinite",
 )  # fmt: skip
@@ -108,6 +111,8 @@ class Metrics:
             "noise_store_failures", "Times that the directory of noise measurements failed.", "operation"
         )
 
+        self.capture_failures = self._counter("capture_failures", "Captures of raw data given up.", "reason")
+
         self.buffered_bytes = self._gauge("buffered_bytes", "Bytes held.", "area")
         self.buffer_limit_bytes = self._gauge("buffer_limit_bytes", "Most bytes that may be held.", "area")
         self.backpressure_seconds = self._counter(
@@ -135,6 +140,8 @@ class Metrics:
             self.sessions.labels("other", outcome)
         for side in ("read_paused", "write_blocked"):
             self.backpressure_seconds.labels(side)
+        for reason in CAPTURE_FAILURES:
+            self.capture_failures.labels(reason)
         for operation in ("read", "write"):
             self.noise_store_failures.labels(operation)
         for reason in DomainReason:

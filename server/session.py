@@ -21,6 +21,7 @@ from pipelines.preview import as_preview
 from pipelines.scaling import SeriesScaler
 from server import query
 from server.backpressure import Waiting
+from server.capture import NO_RECORDING, CaptureStore
 from server.config import Settings
 from server.dialect import Dialect, ScannerDialect
 from server.errors import LimitError, ProtocolError, ServerError
@@ -34,7 +35,7 @@ from server.node_intake import AnyIntake, NodeImageIntake, NodeReadoutIntake
 from server.noise_desk import NoiseDesk
 from server.noise_store import NoiseStore
 from server.orders import order
-from server.outcome import ClientLeftError, explain
+from server.outcome import ClientLeftError, explain, outcome_of
 from server.report import Report
 from server.selection import Selection, refine
 from server.wire.messages import (
@@ -69,6 +70,7 @@ class Session:
         noise: NoiseStore,
         dialect: Dialect | None = None,
         already: bytes = b"",
+        capture: CaptureStore | None = None,
     ) -> None:
         """A session whose socket is not connected yet.
 
@@ -80,6 +82,7 @@ class Session:
             noise: measurements of earlier scans.
             dialect: how to speak to the peer; as to a scanner unless given.
             already: what was read from the socket before it was ours.
+            capture: where received bytes are kept; nowhere unless given.
         """
         self.id = secrets.token_hex(8)
         self.report = Report(metrics, self.id)
@@ -90,7 +93,9 @@ class Session:
         self._noise = NoiseDesk(noise, self.id, self._tell)
         self._dialect: Dialect = ScannerDialect(settings) if dialect is None else dialect
         self._connection = self._dialect.connect()
-        self.socket = Ingest(self._connection, settings.timeouts, self, already)
+        self._recording = NO_RECORDING if capture is None else capture.begin(self.id, self._warn)
+        tap = None if self._recording is NO_RECORDING else self._recording.received
+        self.socket = Ingest(self._connection, settings.timeouts, self, already, tap)
         self._jobs = OrderedJobs(
             executor,
             settings.timeouts.reconstruction_s,
@@ -200,6 +205,7 @@ class Session:
 
     def _take_header(self, event: Header) -> None:
         self._xml = event.xml
+        self._recording.header(event.xml)
         self._begin_intake()
 
     def _take_text(self, event: Text) -> None:
@@ -224,6 +230,7 @@ class Session:
 
     def _take_whole(self, event: Image | Bucket | ReconData | ImageArray) -> None:
         """Take an image, or what Gadgetron has gathered; a configuration for nothing leaves the latter."""
+        self._recording.holds_images()
         if isinstance(event, Image):
             self._submit(self._intake.image(event))
         elif isinstance(self._intake, NodeReadoutIntake | NodeImageIntake):
@@ -365,7 +372,9 @@ class Session:
             for made in result.images:
                 started = time.monotonic()
                 image = as_preview(made, self.report.pipeline) if done.is_preview else made
-                buffers = self._dialect.image(self._connection, self._in_stored_units(image), self._selection)
+                stored = self._in_stored_units(image)
+                self._recording.image(stored)
+                buffers = self._dialect.image(self._connection, stored, self._selection)
                 self.report.note_first_image(done.completed_at)
                 await self.socket.write(buffers)
                 self.report.note_image(image, time.monotonic() - started)
@@ -387,4 +396,5 @@ class Session:
                 self.socket.post(self._dialect.failure(self._connection, self._error))
             self.socket.post(self._connection.close())
         self.report.close(self._error, self.socket)
+        self._recording.end(outcome_of(self._error))
         await self.socket.end()

@@ -10,6 +10,7 @@ from torch import Tensor
 from models.card import Card, CardDraft
 from models.energy import make_energy
 from models.store import save_model
+from models.unrolled import make_unrolled
 
 ARCHITECTURE = "line"
 FACTORY = "torch.nn:Linear"
@@ -54,3 +55,15 @@ def save_tiny_energy(directory: Path, seed: int = 5, **changes: object) -> Card:
         tensors = make_energy(**ENERGY_CONFIGURATION).state_dict()
     draft = make_draft(name="tiny-energy", architecture="energy", configuration=ENERGY_CONFIGURATION, **changes)
     return save_model(directory, draft, tensors)
+
+
+UNROLLED_CONFIGURATION = {"cascades": 2, "stages": 2, "features": 8, "memory": 4, "head": 8}
+
+
+def save_tiny_unrolled(directory: Path, seed: int = 5, **changes: object) -> Card:
+    """Save an unrolled network that nobody trained: it corrects nothing, so it solves least squares."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tensors = make_unrolled(**UNROLLED_CONFIGURATION).state_dict()
+    values = {"name": "tiny-unrolled", "architecture": "unrolled", "configuration": UNROLLED_CONFIGURATION}
+    return save_model(directory, make_draft(**{**values, **changes}), tensors)

@@ -166,6 +166,12 @@ def _slices(stack: NDArray[np.generic], *, every: bool) -> Iterator[NDArray[np.g
                 yield image
 
 
+BRIGHTNESS = (0.5, 1.2)
+CURVED = 0.5
+"""Share of the images that get a random curve of intensities."""
+KNOTS = 5
+
+
 class Patches:
     """Draws augmented patches; what is drawn depends on the generator alone.
 
@@ -182,9 +188,6 @@ class Patches:
     """
 
     ZOOM = (0.6, 1.0)
-    BRIGHTNESS = (0.5, 1.2)
-    CURVED = 0.5
-    KNOTS = 5
     EMPTIEST = 0.04
     """Patches with a smaller mean are drawn again, nine times out of ten."""
 
@@ -212,20 +215,7 @@ class Patches:
         return torch.stack([self._one(random) for _ in range(n)])
 
     def _one(self, random: np.random.Generator) -> Tensor:
-        patch = self._with_something(random)
-        if random.random() < self.CURVED:
-            knots = np.concatenate([[0.0], random.random(self.KNOTS - 1)])
-            curve = np.interp(np.clip(patch, 0, 1), np.linspace(0, 1, self.KNOTS), knots)
-            patch = curve.astype(np.float32)
-        else:
-            patch = patch * np.float32(random.uniform(*self.BRIGHTNESS))
-        if random.random() < 0.5:
-            patch = patch[::-1]
-        if random.random() < 0.5:
-            patch = patch[:, ::-1]
-        if random.random() < 0.5:
-            patch = patch.T
-        return torch.from_numpy(np.ascontiguousarray(patch))
+        return torch.from_numpy(_varied(self._with_something(random), random))
 
     def _with_something(self, random: np.random.Generator) -> NDArray[np.float32]:
         """A normalised patch, rarely an empty one."""
@@ -252,6 +242,63 @@ class Patches:
             torch.from_numpy(patch)[None, None], (self._side, self._side), mode="bilinear", antialias=True
         )
         return np.asarray(scaled[0, 0].numpy(), np.float32)
+
+
+class WholeSlices:
+    """Draws whole slices on grids that are asked for, scaled down to fit, with air around; varied like patches.
+
+    Args:
+        sources: each with equal weight.
+
+    Raises:
+        TrainingDataError: there are no sources.
+    """
+
+    SMALLEST = 0.75
+    """Of the size that just fits."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        if not sources:
+            raise TrainingDataError("no sources to draw slices from")
+        self._sources = [
+            [pair for pair in zip(source.slices, source.references, strict=True) if pair[1] > 0] for source in sources
+        ]
+
+    def draw(self, n: int, shape: tuple[int, int], random: np.random.Generator) -> Float32[Tensor, "n rows columns"]:
+        """Normalised slices."""
+        return torch.stack([self._one(shape, random) for _ in range(n)])
+
+    def _one(self, shape: tuple[int, int], random: np.random.Generator) -> Tensor:
+        source = self._sources[random.integers(len(self._sources))]
+        image, reference = source[random.integers(len(source))]
+        found = np.asarray(image, np.float32)
+        if image.dtype == np.uint8:
+            found = found + random.random(found.shape, np.float32) - np.float32(0.5)
+        varied = _varied(np.asarray(found.clip(min=0) / reference, np.float32), random)
+        zoom = min(1.0, min(n / size for n, size in zip(shape, varied.shape, strict=True)))
+        zoom *= random.uniform(self.SMALLEST, 1)
+        size = tuple(max(1, round(zoom * n)) for n in varied.shape)
+        scaled = interpolate(torch.from_numpy(varied)[None, None], size, mode="bicubic", antialias=True)[0, 0]
+        framed = torch.zeros(shape)
+        y, x = (int(random.integers(n - side + 1)) for n, side in zip(shape, size, strict=True))
+        framed[y : y + size[0], x : x + size[1]] = scaled.clamp(min=0)
+        return framed
+
+
+def _varied(image: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
+    """Another contrast or brightness, flipped and transposed at random."""
+    if random.random() < CURVED:
+        knots = np.concatenate([[0.0], random.random(KNOTS - 1)])
+        varied = np.interp(np.clip(image, 0, 1), np.linspace(0, 1, KNOTS), knots).astype(np.float32)
+    else:
+        varied = image * np.float32(random.uniform(*BRIGHTNESS))
+    if random.random() < 0.5:
+        varied = varied[::-1]
+    if random.random() < 0.5:
+        varied = varied[:, ::-1]
+    if random.random() < 0.5:
+        varied = varied.T
+    return np.ascontiguousarray(varied)
 
 
 def validation_slices(sources: Sequence[Source], n: int) -> list[Float32[Tensor, "_y _x"]]:

@@ -126,7 +126,7 @@ def final_figures(directory: Path, updates: int) -> dict[str, float]:
     if not history or history[-1]["update"] != updates:
         raise TrainingError(f"the history in {directory} does not tell of update {updates}; its figures are not known")
     last = history[-1]
-    psnr = {name: value for name, value in last.items() if name.startswith("psnr_db_")}
+    psnr = {name: value for name, value in last.items() if name.startswith("psnr_db") or name in {"ssim", "covered_90"}}
     energies = {
         f"{name}_nats_per_pixel": value
         for name, value in last.items()

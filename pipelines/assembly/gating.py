@@ -55,7 +55,7 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Gating:
-    """What is wanted; the parameters of the same names in `pipelines.registry.Parameters`."""
+    """What is wanted; the parameters of the same names in `pipelines.parameters.Parameters`."""
 
     cardiac_phases: int
     source: str = "auto"

@@ -5,7 +5,7 @@ Works on the measured lines only and spreads them out at the end, so that accele
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 
 import numpy as np
@@ -125,11 +125,13 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
         if not is_separate:
             calibration = _measured_centre(calibration, group.readout_extent)
         calibration = _in_view(calibration, group, length, is_separate=is_separate).contiguous()
+    neighbours = _neighbours(group, parameters, device) if calibration is not None else ()
     if 0 < parameters.coil_compression < lines.shape[1]:
         signal = calibration if calibration is not None else lines.movedim(1, 0)
         matrix = compression_matrix(signal.reshape(lines.shape[1], -1), parameters.coil_compression)
         lines = compress(lines, matrix)
         calibration = None if calibration is None else compress(calibration, matrix)
+        neighbours = tuple(compress(each, matrix) for each in neighbours)
     readout_sampled = sampled_columns(group.readout_extent, n_x, length).to(device)
     prepared = Prepared(
         kspace=measured.scatter(lines * readout_sampled),
@@ -139,8 +141,22 @@ def prepare(group: Group, parameters: Parameters, device: str) -> Preparation:
         noise_is_measured=noise_source is not NoiseSource.ESTIMATED,
         readout_sampled=readout_sampled,
     )
-    prepared = at_recon_resolution(prepared, encoding)
+    prepared = replace(at_recon_resolution(prepared, encoding), neighbours=neighbours)
     return Preparation(prepared, 1 / scale, noise_source, [*correction.warnings, *warnings], correction.details)
+
+
+def _neighbours(group: Group, parameters: Parameters, device: str) -> tuple[Tensor, ...]:
+    """The calibration region of each neighbouring slice that has one, whitened, all coils kept."""
+    plain = parameters.model_copy(update={"coil_compression": 0})
+    found: list[Tensor] = []
+    for neighbour in group.neighbours:
+        try:
+            calibration = prepare(neighbour, plain, device).prepared.calibration
+        except ReconstructionError:
+            continue  # what is wrong with a slice is said where that slice is reconstructed
+        if calibration is not None and calibration.shape[0] == group.kspace.shape[1]:
+            found.append(calibration)
+    return tuple(found)
 
 
 class _Lines:

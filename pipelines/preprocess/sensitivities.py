@@ -66,8 +66,17 @@ SQUARINGS = 7
 """`G` is raised to the power 2^7, which separates eigenvalues that differ by 5 % to 1e-3."""
 
 
+NEIGHBOUR_WEIGHT = 0.5
+"""Of the patches of a neighbouring slice. Part of the signal that wrong maps lose in a 1 mm head with 8 coils, without
+and with both neighbours (1 or 5 mm away alike), noise of 0.05 of the brightest pixel: 24 lines 0.0170 and 0.0115, 12
+lines 0.0302 and 0.0269, 8 lines 0.0452 and 0.0434; noise of 0.01: 0.0074 and 0.0069, 0.0250 and 0.0249, 0.0425 and
+0.0424. Neighbours average noise away, they do not replace lines."""
+
+
 def estimate_maps(
-    calibration: Complex64[Tensor, "coils cz cy cx"], shape: tuple[int, int, int]
+    calibration: Complex64[Tensor, "coils cz cy cx"],
+    shape: tuple[int, int, int],
+    neighbours: Sequence[Complex64[Tensor, "coils nz ny nx"]] = (),
 ) -> Complex64[Tensor, "coils z y x"]:
     """Estimate coil sensitivities on the grid of the image.
 
@@ -79,6 +88,7 @@ def estimate_maps(
         calibration: fully sampled centre of k-space, its centre at index n//2 of each axis, same field of view as the
             image. 4 to 64 points an axis are sensible; an axis of one point is taken as constant.
         shape: z, y, x of the image.
+        neighbours: the same of slices next to this one, whose coils see nearly the same; they help against noise.
 
     Raises:
         ReconstructionError: a value of the calibration is not finite.
@@ -86,7 +96,7 @@ def estimate_maps(
     n_coils = calibration.shape[0]
     if n_coils == 1:
         return torch.ones((1, *shape), dtype=torch.complex64, device=calibration.device)
-    largest = float(torch.view_as_real(calibration).abs().max())
+    largest = max(float(torch.view_as_real(each).abs().max()) for each in (calibration, *neighbours))
     if not math.isfinite(largest):
         raise ReconstructionError("calibration lines hold values that are not finite")
     if largest == 0:
@@ -94,10 +104,14 @@ def estimate_maps(
     centre = _central(calibration) / largest
     kernel = [min(most, (n + 1) // 2) for most, n in zip(KERNEL_SIZE, centre.shape[1:], strict=True)]
     basis = _coil_basis(centre)[:, : max(8, MOST_UNKNOWNS // math.prod(kernel))]
-    virtual = torch.tensordot(basis.mH, centre, dims=1)
+    blocks = [(torch.tensordot(basis.mH, centre, dims=1), 1.0)]
+    for each in neighbours:
+        near = _central(each) / largest
+        if all(n >= size for n, size in zip(near.shape[1:], kernel, strict=True)):
+            blocks.append((torch.tensordot(basis.mH, near, dims=1), NEIGHBOUR_WEIGHT))
 
     grid = [min(n, POINTS_PER_TERM * (2 * k - 1)) for n, k in zip(shape, kernel, strict=True)]
-    vectors, eigenvalues = _dominant_eigenvectors(_on_grid(_lag_covariance(virtual, kernel), kernel, grid))
+    vectors, eigenvalues = _dominant_eigenvectors(_on_grid(_lag_covariance(blocks, kernel), kernel, grid))
     support = _support(interpolate(eigenvalues.to(torch.complex64)[None], shape)[0].real)
     # The first virtual coil is the dominant combination: the phase of the maps is relative to it.
     maps = (basis @ interpolate_directions(vectors, support).flatten(1)).view(n_coils, *shape)
@@ -123,18 +137,25 @@ def _coil_basis(centre: Complex64[Tensor, "coils cz cy cx"]) -> Complex64[Tensor
     return torch.flip(vectors, (-1,))
 
 
-def _lag_covariance(centre: Complex64[Tensor, "coils cz cy cx"], kernel: Sequence[int]) -> Tensor:
+def _lag_covariance(
+    blocks: Sequence[tuple[Complex64[Tensor, "coils cz cy cx"], float]], kernel: Sequence[int]
+) -> Tensor:
     """Coefficients of `G`: `(2kz-1, 2ky-1, 2kx-1, coils, coils)`, one matrix for each lag between two kernel points.
+
+    Blocks of k-space come with the weights of their patches.
 
     The projection Q onto the space of calibration patches maps `(coil, point)` to `(coil, point)`; prediction from all
     positions of the patch is averaged, so entries with the same lag add up.
     """
+    centre = blocks[0][0]
     n_coils, n_points = centre.shape[0], math.prod(kernel)
-    patches = centre
-    for axis, size in zip((1, 2, 3), kernel, strict=True):
-        patches = patches.unfold(axis, size, 1)
-    rows = patches.permute(1, 2, 3, 4, 5, 6, 0).reshape(-1, n_points * n_coils)
-    gram = rows.mT @ rows.conj()
+    gram = centre.new_zeros((n_points * n_coils, n_points * n_coils))
+    for block, weight in blocks:
+        patches = block
+        for axis, size in zip((1, 2, 3), kernel, strict=True):
+            patches = patches.unfold(axis, size, 1)
+        rows = patches.permute(1, 2, 3, 4, 5, 6, 0).reshape(-1, n_points * n_coils)
+        gram += weight * (rows.mT @ rows.conj())
     eigenvalues, vectors = torch.linalg.eigh(gram / gram.diagonal().real.sum())
     kept = vectors[:, eigenvalues > KERNEL_THRESHOLD * eigenvalues[-1]]
     projection = (kept @ kept.mH).view(n_points, n_coils, n_points, n_coils)

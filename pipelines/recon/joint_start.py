@@ -88,7 +88,7 @@ def _cartesian(prepared: Prepared, most_values: int) -> Starts:
             part = range(first, min(first + size, items))
             kspace = planes.kspace[part.start : part.stop]
             if known is None:
-                maps, phase = from_images(_low_resolution(kspace), reference)
+                maps, phase = from_images(low_resolution(kspace), reference)
             else:
                 espirit, images = (planes.of_volumes(each, part) for each in known)
                 maps, phase = with_phase(espirit, images)
@@ -126,7 +126,7 @@ def _nonuniform(prepared: Prepared, most_values: int) -> Starts:
             area = density[first[index]]
             if toeplitz is None or made != index:
                 made, toeplitz = index, Toeplitz(trajectory.positions[first[index]], area, shape)
-                largest = _largest_eigenvalue(toeplitz, shape, coils.device)
+                largest = largest_eigenvalue(toeplitz, shape, coils.device)
             total, squares = (float(each.sum()) for each in (area, area.square()))
             # Nothing measured in these frames: no noise, and nothing that it would be compared with.
             noise_std = prepared.noise_std * (squares / total) ** 0.5 if total > 0 else prepared.noise_std
@@ -154,7 +154,7 @@ def _nonuniform_maps(prepared: Prepared, coils: Tensor, shape: tuple[int, int]) 
     """Maps and phase of each frame."""
     known = _from_calibration(prepared, (1, *shape))
     if known is None:
-        return from_images(_low_resolution(to_kspace(coils)), strongest_coil(coils))
+        return from_images(low_resolution(to_kspace(coils)), strongest_coil(coils))
     maps, phase = with_phase(known[0].transpose(0, 1), known[1].transpose(0, 1))
     return maps.expand(coils.shape[0], -1, -1, -1), phase.expand(coils.shape[0], -1, -1)
 
@@ -205,7 +205,7 @@ def _from_block(
     return maps, to_image(embedded, (-3, -2, -1))
 
 
-def _low_resolution(kspace: Complex64[Tensor, "items coils p q"]) -> Complex64[Tensor, "items coils p q"]:
+def low_resolution(kspace: Complex64[Tensor, "items coils p q"]) -> Complex64[Tensor, "items coils p q"]:
     """Images of what was measured near the centre of k-space."""
     for axis in (-2, -1):
         n = kspace.shape[axis]
@@ -233,7 +233,7 @@ def strongest_coil(coils: Complex64[Tensor, "items coils p q"]) -> int:
     return int(torch.view_as_real(coils).square().sum((0, 2, 3, 4), dtype=torch.float64).argmax())
 
 
-def _largest_eigenvalue(toeplitz: Toeplitz, shape: tuple[int, int], device: torch.device) -> float:
+def largest_eigenvalue(toeplitz: Toeplitz, shape: tuple[int, int], device: torch.device) -> float:
     """By power iteration from noise, and a little more: it depends on the trajectory alone."""
     vector = torch.randn((1, *shape), dtype=torch.complex64, generator=torch.Generator().manual_seed(0)).to(device)
     largest = 1.0

@@ -52,6 +52,8 @@ class Prepared:
         readout_sampled: which columns of x were measured (asymmetric echo leaves some out).
         trajectory: where the samples of non-Cartesian readouts lie; None for Cartesian ones. With it `kspace` has one
             readout a row: y counts readouts, x samples, and z is 1.
+        neighbours: the same centre of k-space of the slices next to this one, where a reconstruction asks for them
+            (grouping `stack`) and they have one; their coils are those of `calibration`.
     """
 
     kspace: Complex64[Tensor, "frames coils z y x"]
@@ -61,6 +63,7 @@ class Prepared:
     noise_is_measured: bool
     readout_sampled: Bool[Tensor, "x"]
     trajectory: Trajectory | None = None
+    neighbours: tuple[Complex64[Tensor, "coils cz cy cx"], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

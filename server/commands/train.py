@@ -1,9 +1,14 @@
-"""`echotrain train`: train a model on images that one has, with pictures of what it learns while it does."""
+"""Train a model on images that one has, with pictures of what it learns while it does.
+
+Example: echotrain train energy --data brain_t1_ixi_2mm.h5 --output runs/energy-brain
+
+Exit statuses: 0 done, 1 data or checkpoint cannot be used, 2 wrong arguments.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -11,32 +16,27 @@ from typing import Annotated, cast
 
 import torch
 import typer
-from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models.card import CardDraft, Domain, Training
 from models.catalogue import use_directory
 from models.energy import LARGE, SMALL, EnergyConfiguration, EnergyModel, deepened
-from models.errors import TrainingDataError
 from models.store import open_model, save_model
 from models.training import energy
 from models.training.energy import EnergyRecipe, EnergySettings, energy_range
-from models.training.images import Source, read_sources, validation_images, validation_slices
-from models.training.loop import LoopSettings, train
-from models.training.publication import code_version, data_sources, device_name, duration_s, final_figures
+from models.training.images import Source, validation_images, validation_slices
+from models.training.loop import LoopSettings
+from models.training.publication import code_version, device_name, duration_s, final_figures
+from server.commands.train_unrolled import train_unrolled
+from server.training import check_device, draft_card, read_data, run_training
+
+ARCHITECTURE = "energy"
 
 STANDING_LIMITS = (
     "For research; not a medical device.",
     "Knows magnitude images of the anatomy and contrasts of its training data; what is rare there may look like noise.",
     "An energy within the range is no proof that an image is right.",
 )
-
-
-class Model(StrEnum):
-    """What can be trained."""
-
-    ENERGY = "energy"
 
 
 class Size(StrEnum):
@@ -59,7 +59,7 @@ class Plan:
 
     def command(self, data: Sequence[Path]) -> str:
         """What does it again, given the files; without paths of this machine."""
-        words = ["echotrain", "train", Model.ENERGY.value]
+        words = ["echotrain", "train", ARCHITECTURE]
         for path in data:
             words += ["--data", path.name]
         values = {
@@ -81,7 +81,6 @@ class Plan:
 
 
 def main(
-    model: Annotated[Model, typer.Argument(help="What to train.")],
     data: Annotated[
         list[Path],
         typer.Option(help="HDF5 file of images or k-space, or a directory of them; may be repeated.", metavar="PATH"),
@@ -121,7 +120,7 @@ def main(
         typer.Option(help="Licence of a file that does not say it; may be repeated.", metavar="NAME=SPDX"),
     ] = None,
 ) -> None:
-    r"""Train a model on HDF5 files: stacks of magnitude slices, k-space of one coil, or fastMRI folders.
+    r"""Train an energy of images on HDF5 files: stacks of magnitude slices, k-space of one coil, or fastMRI folders.
 
     Every tenth subject is kept apart for validation. Each thousand updates leave pictures (samples of the model beside
     data, histograms and profiles of the energy) and a line in history.jsonl. A run that was stopped goes on with
@@ -139,7 +138,7 @@ def main(
     Exit statuses: 0 done, 1 data or checkpoint cannot be used, 2 wrong arguments.
     """
     console = Console(stderr=True)
-    _check_device(device)
+    check_device(device)
     recipe_settings = EnergySettings(side, batch, likelihood_from, chain, half=not precise, device=device)
     if threads:
         torch.set_num_threads(threads)
@@ -149,27 +148,14 @@ def main(
     network, title = _network(size, blocks, begin_with)
     loop = LoopSettings(updates, rate=rate, seed=seed, look_every=look_every)
     plan = Plan(network.configuration, size, title, recipe_settings, loop, threads)
-    training = read_sources(data, validation=False)
-    validation = read_sources(data, validation=True)
-    for source in training:
-        said = source.licence or "not stated"
-        console.print(f"{source.name}: {len(source.subjects)} subjects, {len(source.slices)} slices, licence {said}")
+    training, validation = read_data(data, console)
     draft = None
     if name:  # before hours of training, so that nothing is missing after them
-        draft = _draft(plan, data, training, _pairs(data_licence or []), name, version, summary, licence, limit or [])
+        draft = _draft(plan, data, training, data_licence or [], name, version, summary, licence, limit or [])
     recipe = EnergyRecipe(network, training, validation, plan.recipe)
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    ) as progress:
-        task = progress.add_task(f"{model.value}", total=updates)
-
-        def report(done: int, figures: Mapping[str, float]) -> None:
-            progress.update(task, completed=done, description=f"loss {figures['loss']:.4f}")
-
-        averaged = cast("EnergyModel", train(recipe, plan.loop, output, resume=resume, report=report))
-        progress.update(task, completed=updates)
+    averaged = run_training(recipe, plan.loop, output, ARCHITECTURE, console, resume=resume)
     if draft is not None:
-        _save(draft, plan, output, models, averaged, validation, console)
+        _save(draft, plan, output, models, cast("EnergyModel", averaged), validation, console)
 
 
 def _network(size: Size, blocks: int | None, begin_with: str) -> tuple[EnergyModel, str]:
@@ -193,29 +179,11 @@ def _network(size: Size, blocks: int | None, begin_with: str) -> tuple[EnergyMod
     return deeper.requires_grad_(requires_grad=True), stored.card.title
 
 
-def _check_device(name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise typer.BadParameter(f"--device {name}: cpu, cuda or cuda:N is expected") from error
-    if device.type not in {"cpu", "cuda"}:
-        raise typer.BadParameter(f"--device {name}: cpu, cuda or cuda:N is expected")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise typer.BadParameter(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices here")
-
-
-def _pairs(texts: Sequence[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in texts]
-    if not all(left and right for left, _, right in pairs):
-        raise typer.BadParameter("--data-licence takes NAME=SPDX, such as brain_t1=CC0-1.0")
-    return {left: right for left, _, right in pairs}
-
-
 def _draft(
     plan: Plan,
     data: Sequence[Path],
     training: Sequence[Source],
-    licences: Mapping[str, str],
+    data_licences: Sequence[str],
     name: str,
     version: str,
     summary: str,
@@ -227,18 +195,17 @@ def _draft(
     Raises:
         BadParameter: something that only the user knows is missing or impossible.
     """
-    if not summary or not licence:
-        raise typer.BadParameter("a model that is saved with --name needs --summary and --licence for its card")
-    try:
-        return CardDraft(
-            name=name,
-            version=version,
-            summary=summary,
-            architecture=Model.ENERGY.value,
-            configuration={**plan.network.as_dict()},
-            licence=licence,
-            data=data_sources(training, licences),
-            training=Training(
+    return draft_card(
+        training,
+        data_licences,
+        {
+            "name": name,
+            "version": version,
+            "summary": summary,
+            "architecture": ARCHITECTURE,
+            "configuration": plan.network.as_dict(),
+            "licence": licence,
+            "training": Training(
                 command=plan.command(data),
                 seed=plan.loop.seed,
                 updates=plan.loop.updates,
@@ -247,13 +214,9 @@ def _draft(
                 code_version=code_version(),
                 settings={**asdict(plan.loop), **asdict(plan.recipe)},
             ),
-            limits=(*STANDING_LIMITS, *limits),
-        )
-    except TrainingDataError as error:
-        raise typer.BadParameter(f"{error}; give --data-licence NAME=SPDX") from error
-    except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-        raise typer.BadParameter(f"the card cannot say this: {found}") from error
+            "limits": (*STANDING_LIMITS, *limits),
+        },
+    )
 
 
 def _save(
@@ -286,3 +249,7 @@ def _save(
         averaged.state_dict(),
     )
     console.print(f"{card.title}: {card.bytes / 1e6:.2f} MB in {models}")
+
+
+MODELS = {"energy": main, "unrolled": train_unrolled}
+"""What can be trained, each a command of its own with options of its own."""

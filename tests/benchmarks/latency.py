@@ -1,10 +1,10 @@
 """From the last readout sent to the first image byte received, on a warm server, by stage.
 
-    python tests/benchmarks/latency.py [SCANS] [PIPELINE]
+    python tests/benchmarks/latency.py [SCANS] [PIPELINE] [MATRIX] [COILS]
 
-256 x 256 x 8 coils, every second line (R = 2) and 24 calibration lines, one slice a scan. All but the last readout are
-sent and taken before the clock starts. What the worker itself spends (preparation, maps, solve, uncertainty, emission)
-is read from the server's own metrics; the rest is the server's overhead. Medians over the scans.
+256 x 256 x 8 coils unless said otherwise, every second line (R = 2) and 24 calibration lines, one slice a scan. All but
+the last readout are sent and taken before the clock starts. What the worker itself spends (preparation, maps, solve,
+uncertainty, emission) is read from the server's own metrics; the rest is the server's overhead. Medians over the scans.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def stages(admin_port: str) -> dict[str, float]:
     return found
 
 
-def main(scans: int, pipeline: str) -> None:
-    scan = simulate(head_phantom(1, 256, 256), Protocol(n_coils=8, acceleration=2))
+def main(scans: int, pipeline: str, matrix: int, coils: int) -> None:
+    scan = simulate(head_phantom(1, matrix, matrix), Protocol(n_coils=coils, acceleration=2))
     connection = Connection(Role.CLIENT)
     start = b"".join([*connection.config_file(pipeline), *connection.header(scan.header)])
     readouts = b"".join(part for batch in scan.batches for part in connection.acquisitions(batch))
@@ -79,7 +79,8 @@ def main(scans: int, pipeline: str) -> None:
             rows.append(row)
     server.terminate()
     server.wait()
-    print(f"{pipeline}, 256 x 256 x 8 coils, R = 2, {scans} scans; medians in ms (10th to 90th percentile)")
+    what = f"{pipeline}, {matrix} x {matrix} x {coils} coils, R = 2, {scans} scans"
+    print(f"{what}; medians in ms (10th to 90th percentile)")
     for name in ("total", "first_image", *WORK, "work", "queue_wait", "send", "overhead"):
         values = sorted(row.get(name, 0.0) * 1e3 for row in rows)
         low, high = values[len(values) // 10], values[-1 - len(values) // 10]
@@ -87,4 +88,5 @@ def main(scans: int, pipeline: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 30, sys.argv[2] if len(sys.argv) > 2 else "sense")
+    given = [*sys.argv[1:], *("30", "sense", "256", "8")[len(sys.argv) - 1 :]]
+    main(int(given[0]), given[1], int(given[2]), int(given[3]))

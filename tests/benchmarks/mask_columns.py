@@ -28,13 +28,13 @@ from bart_command import Bart
 from numpy.typing import NDArray
 
 from models.card import Card
+from models.catalogue import SHIPPED, entries, read_card
 from models.catalogue import find as find_model
-from models.catalogue import read_card
 from models.errors import ModelError
 from pipelines.errors import ParameterError, ReconstructionError, UnknownPipelineError
 from pipelines.evaluation.cases import plane_of
 from pipelines.evaluation.comparison import on_device
-from pipelines.parameters import JointIpalmParameters, Parameters
+from pipelines.parameters import JointIpalmParameters, Parameters, UnrolledParameters
 from pipelines.recon import joint_ipalm, joint_warm_up
 from pipelines.recon.joint_problem import IMAGINARY_PRICE
 from pipelines.recon.nonuniform_zero_filled import frame_densities
@@ -135,7 +135,8 @@ class PipelineColumn:
     def _card(self) -> Card | None:
         """Of the model it needs; None where it needs none."""
         parameters = find(self._pipeline).parse(self._with(1.0))
-        if not isinstance(parameters, JointIpalmParameters) or parameters.prior != "energy":
+        is_joint = isinstance(parameters, JointIpalmParameters) and parameters.prior == "energy"
+        if not (is_joint or isinstance(parameters, UnrolledParameters)):
             return None
         return read_card(find_model(parameters.model))
 
@@ -259,7 +260,15 @@ def columns(bart: Bart | None, device: str) -> list[Column]:
         else Column("bart_nlinv", scan.nlinv, NEWTON_STEPS),
         of_pipeline("joint_ipalm_map", "joint_ipalm", {"estimate": "map"}),
         of_pipeline("joint_ipalm_mmse", "joint_ipalm", {"estimate": "mmse"}),
+        of_pipeline("unrolled", "unrolled", {"replicas": 0}),
+        *(of_pipeline(name, "unrolled", {"replicas": 0, "model": name}) for name in _further_networks()),
     ]
+
+
+def _further_networks() -> list[str]:
+    """Unrolled networks of a directory of one's own, to compare with: baselines, ablations."""
+    names = dict.fromkeys(entry.name for entry in entries() if entry.root != SHIPPED)
+    return [name for name in names if read_card(find_model(name)).architecture == "unrolled"]
 
 
 def _none(_prepared: Prepared, _number: float) -> Image:

@@ -42,6 +42,7 @@ import torch
 from bart_command import Bart, is_installed
 from mask_columns import Column, Image, columns
 
+from models.catalogue import use_directory
 from models.training.held_out import held_out
 from pipelines.errors import ReconstructionError
 from pipelines.evaluation.case_files import find_slices
@@ -240,6 +241,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of patterns and noise")
     parser.add_argument("--device", default="cpu", help="of pipelines")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--models", type=Path, help="directory of models; each unrolled network in it is a column")
     parser.add_argument("--output", type=Path, default=Path("bench-output/mask_table"))
     parser.add_argument("--print", action="store_true", dest="only_print", help="show what was computed before")
     parser.add_argument("--choose", action="store_true", help="choose weights and iterations on the tuning set")
@@ -247,6 +249,7 @@ def main() -> None:
     if not DATA.exists():
         sys.exit(f"{DATA} is not here; nothing was compared")
     torch.set_num_threads(arguments.threads)
+    use_directory(arguments.models)
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         known = columns(Bart(Path(folder), arguments.threads) if is_installed() else None, arguments.device)

@@ -52,6 +52,9 @@ class Process:
             assert time.monotonic() < due, self.log()
             time.sleep(0.05)
 
+    def is_ready(self) -> bool:
+        return '"ready":true' in _quietly(self.get, "/readyz").replace(" ", "")
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)

@@ -56,11 +56,11 @@ CASES: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "11 name without NUL": (lambda says, scan: says.config(b"a" * 1024), ("without a NUL",)),
     "11 name not UTF-8": (lambda says, scan: says.config(b"\xff\xfe"), ("UTF-8",)),
     "11 name with controls": (lambda says, scan: says.config(b"a\x1b[31m\n"), ("control",)),
-    "12 path": (lambda says, scan: says.config("../../etc/passwd"), ("unknown_pipeline", "sense, zero_filled")),
+    "12 path": (lambda says, scan: says.config("../../etc/passwd"), ("unknown_pipeline", "sense, unrolled, zero_filled")),
     "12 module": (lambda says, scan: says.config("os"), ("unknown_pipeline",)),
     "12 environment": (lambda says, scan: says.config("PATH"), ("unknown_pipeline",)),
     "12 JSON": (lambda says, scan: says.text(2, '{"pipeline": "os.path"}'), ("unknown_pipeline",)),
-    "13 unknown": (lambda says, scan: says.config("no_such"), ("no_such", "sense, zero_filled")),
+    "13 unknown": (lambda says, scan: says.config("no_such"), ("no_such", "sense, unrolled, zero_filled")),
     "14 empty text": (lambda says, scan: says.text(2, b""), ("unknown_pipeline",)),
     "14 4 GiB text": (lambda says, scan: says.text(2, b"", 2**32 - 1), ("over_limit",)),
     "15 XML bomb": (

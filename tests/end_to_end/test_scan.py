@@ -33,6 +33,7 @@ from server.config import Settings, load
 from server.execution.process_pool import ProcessExecutor
 from server.listener import Server
 from server.metrics import Metrics
+from tests.end_to_end.conftest import Peer
 
 
 def reconstruct_directly(scan: SimulatedScan, name: str) -> list[Image]:
@@ -188,6 +189,28 @@ def test_the_front_process_never_loads_torch(running: Any):
     assert "torch" not in libraries
     script = "import server.commands.serve, server.admin, server.cli, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("hurry", [False, True])
+def test_a_lame_duck_says_that_it_is_not_ready_and_still_takes_scans(
+    start_server: Any, says: Any, scan: SimulatedScan, hurry: bool
+):
+    server = start_server("timeouts.lame_duck_s=60" if hurry else "timeouts.lame_duck_s=3", "timeouts.linger_s=0.2")
+    server.wait_until_ready()
+    server.process.send_signal(signal.SIGTERM)
+    due = time.monotonic() + 30
+    while server.is_ready():
+        assert time.monotonic() < due
+        time.sleep(0.05)
+    peer = Peer(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+    peer.say(says.config("zero_filled") + says.text(3, scan.header), says.readouts(scan), says.CLOSE)
+    heard = peer.hear()
+    assert len(heard.images) == 8
+    assert not heard.error
+    peer.sock.close()
+    if hurry:
+        server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
 
 
 def test_a_server_that_is_told_to_stop_finishes_the_running_scan(start_server: Any, says: Any, scan: SimulatedScan):

@@ -58,7 +58,7 @@ def test_what_is_not_in_the_registry_is_refused(text: str) -> None:
     with pytest.raises(PipelineError) as caught:
         select(text, SETTINGS)
     assert caught.value.code == "unknown_pipeline"
-    assert "sense, zero_filled" in str(caught.value)
+    assert "sense, unrolled, zero_filled" in str(caught.value)
 
 
 def test_parameters_of_the_peer_win_over_those_of_the_settings() -> None:

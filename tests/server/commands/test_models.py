@@ -73,10 +73,10 @@ def test_a_card_is_shown_as_text(run: Any, card: Card) -> None:
 
 def test_verify_ends_with_status_1_when_anything_does_not_match(run: Any, directory: Path, card: Card) -> None:
     done = run("models", "verify")
-    assert (done.status, done.lines[-1]) == (0, "tiny-line@1.0.0: ok")
+    assert (done.status, "tiny-line@1.0.0: ok" in done.lines) == (0, True)
     spoil(directory, card)
     done = run("models", "verify")
-    assert (done.status, done.lines[-1]) == (1, "tiny-line@1.0.0: does not match")
+    assert (done.status, "tiny-line@1.0.0: does not match" in done.lines) == (1, True)
     assert "tiny-line@1.0.0: the weights have SHA-256" in done.errors
 
 
