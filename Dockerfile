@@ -1,6 +1,8 @@
 # Echotrain in a container. Build:  docker build -t echotrain .
 # Run:  docker run --read-only --tmpfs /tmp --cap-drop ALL -p 9002:9002 echotrain
 # Metrics and health answer on loopback inside; to reach them from outside also -p 127.0.0.1:9090:9090 -e ECHOTRAIN_ADMIN__HOST=::
+# The default command says --insecure-lan: which machines reach the port is decided where it is published (-p ADDRESS:9002:9002, a
+# network policy). To decide it here, give a command without that word: serve --host :: --allow 10.1.2.0/24, or settings for TLS.
 # GPU:  docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 -t echotrain:cuda .  and run with --gpus all
 ARG BASE=docker.io/library/debian:bookworm-slim
 
@@ -52,4 +54,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=6 \
     CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9090/livez', timeout=2)"]
 ENTRYPOINT ["echotrain"]
-CMD ["serve", "--host", "::"]
+CMD ["serve", "--host", "::", "--insecure-lan"]

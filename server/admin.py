@@ -1,7 +1,8 @@
 """HTTP for metrics, health and the list of live sessions, on a port of its own in the same event loop. Read-only.
 
-It has no passwords, so it listens on loopback unless the settings say otherwise, and answers only to the host names
-that the settings list: a web page in an operator's browser must not read it through a name of its own (DNS rebinding).
+It has no passwords, so it listens on loopback unless the settings say otherwise; from outside it answers only the
+networks of its allow-list, and everybody only under the host names that the settings list: a web page in an operator's
+browser must not read it through a name of its own (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.endpoints import Admin
 from server.listener import Server
 from server.metrics import product_version
+from server.networks import Networks, is_loopback
 
 
-def application(server: Server, allowed_hosts: tuple[str, ...]) -> ASGIApp:
-    """The routes, behind the check of the Host header."""
+def application(server: Server, allowed_hosts: tuple[str, ...], networks: tuple[str, ...] = ()) -> ASGIApp:
+    """The routes, behind the checks of the peer's address and of the Host header."""
 
     async def metrics(_: Request) -> Response:
         return Response(server.metrics.text(), media_type=CONTENT_TYPE_LATEST)
@@ -47,7 +49,24 @@ def application(server: Server, allowed_hosts: tuple[str, ...]) -> ASGIApp:
         return JSONResponse({"sessions": [session.describe() for session in server.sessions.values()]})
 
     paths = {"/metrics": metrics, "/livez": alive, "/readyz": ready, "/startupz": started, "/sessions": sessions}
-    return _KnownHosts(Starlette(routes=[Route(path, answer) for path, answer in paths.items()]), allowed_hosts)
+    routes = Starlette(routes=[Route(path, answer) for path, answer in paths.items()])
+    return _KnownPeers(_KnownHosts(routes, allowed_hosts), networks)
+
+
+class _KnownPeers:
+    """Refuses peers outside the allow-list; this machine itself is always answered (health checks)."""
+
+    def __init__(self, inner: ASGIApp, networks: tuple[str, ...]) -> None:
+        self._inner = inner
+        self._networks = Networks(networks)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 403."""
+        address = str((scope.get("client") or ("",))[0])
+        if is_loopback(address) or address in self._networks:
+            await self._inner(scope, receive, send)
+        else:
+            await PlainTextResponse("your address is not in admin.allow\n", 403)(scope, receive, send)
 
 
 class _KnownHosts:
@@ -84,7 +103,7 @@ class AdminServer:
         self.port = int(sockets[0].getsockname()[1])
         self._sockets = sockets
         config = uvicorn.Config(
-            application(server, settings.allowed_hosts),
+            application(server, settings.allowed_hosts, settings.allow),
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
 from pipelines.mrd import Acquisitions, Image, Waveform
+from server.connecting import Pipe, Tls, reach
 from server.errors import ClientError, ProtocolError
 from server.wire.connection import Connection, Role
 from server.wire.messages import Buffers, Close, PeerError, Response, Text, WireLimits
@@ -102,6 +102,7 @@ class Client:
         silence_s: how long nothing may move in either direction before the session is given up; a reconstruction has to
             fit in.
         limits: of what the server may announce.
+        tls: how to speak TLS; not at all unless given.
     """
 
     def __init__(
@@ -112,13 +113,15 @@ class Client:
         connect_timeout_s: float = 10.0,
         silence_s: float = 600.0,
         limits: WireLimits | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._address = (host, port)
         self._connect_timeout_s = connect_timeout_s
         self._silence_s = silence_s
         self._limits = limits or WireLimits()
         self._connection = Connection(Role.CLIENT, self._limits)
-        self._socket: socket.socket | None = None
+        self._tls = tls
+        self._pipe: Pipe | None = None
         self._deadline: asyncio.Timeout | None = None
         self._started = 0.0
 
@@ -126,28 +129,18 @@ class Client:
         """Connect.
 
         Raises:
-            ClientError: nobody listens there, the name is unknown, or nobody answers in time.
+            ClientError: nobody listens there, the name is unknown, nobody answers in time, or TLS fails.
         """
-        host, port = self._address
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                self._socket = await _connect(loop, host, port)
-        except (TimeoutError, OSError) as error:
-            raise ClientError(
-                f"no server answers at {host} port {port} ({_reason(error)})",
-                code="no_server",
-                advice="Start one with `echotrain serve`, or give its address with --host and --port.",
-            ) from error
+        self._pipe = await reach(*self._address, self._tls, self._connect_timeout_s)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the socket."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        """Close the connection."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
 
     async def send_scan(
         self,
@@ -272,7 +265,7 @@ class Client:
         """Hand a message to the kernel; waits while the server does not read."""
         data = b"".join(buffers)
         try:
-            await asyncio.get_running_loop().sock_sendall(self._require_socket(), data)
+            await self._require_pipe().send(data)
         except (ConnectionError, OSError):
             # The server has closed; why stands in what it sent before, which the receiving side still reads.
             await asyncio.Event().wait()
@@ -281,14 +274,13 @@ class Client:
 
     async def _receive(self, reply: ScanReply, progress: Callable[[Progress], None] | None, answers: list[str]) -> None:
         """Take events until CLOSE or the end of the connection."""
-        connection, sock = self._connection, self._require_socket()
-        loop = asyncio.get_running_loop()
+        connection, pipe = self._connection, self._require_pipe()
         while True:
             event = connection.next_event()
             match event:
                 case None:
                     try:
-                        n = await loop.sock_recv_into(sock, connection.writable())
+                        n = await pipe.receive_into(connection.writable())
                     except ConnectionError:
                         n = 0
                     if n == 0:
@@ -323,38 +315,10 @@ class Client:
     def _elapsed(self) -> float:
         return asyncio.get_running_loop().time() - self._started
 
-    def _require_socket(self) -> socket.socket:
-        if self._socket is None:
+    def _require_pipe(self) -> Pipe:
+        if self._pipe is None:
             raise ClientError("the client is not connected; use `async with Client(...)`")
-        return self._socket
-
-
-async def _connect(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
-    """The first address of the name that accepts, IPv6 and IPv4."""
-    last: OSError | None = None
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, address)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:
-            sock.close()
-            last = error
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise last or OSError("the name has no address")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error)
+        return self._pipe
 
 
 def _pieces(batch: Acquisitions) -> Iterator[Acquisitions]:

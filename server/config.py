@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -118,6 +117,13 @@ class Timeouts(_Section):
     grace_s: float = _setting(60.0, "For running sessions to finish when the server is told to stop.", unit="s", ge=0)
     keepalive_s: float = _setting(
         5.0, "Silence after which the kernel asks whether the peer still lives.", unit="s", ge=1
+    )
+    unacknowledged_s: float = _setting(
+        8.0,
+        "For the peer's machine to acknowledge what was sent, or a question of keepalive; one that is slow to read is "
+        "not meant (send_s).",
+        unit="s",
+        ge=1,
     )
 
 
@@ -382,13 +388,3 @@ def _leaves(settings: BaseModel, sources: list[tuple[str, dict[str, Any]]], pref
 def _unit(field: FieldInfo) -> str:
     extra = field.json_schema_extra
     return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address reaches only this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

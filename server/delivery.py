@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from pipelines.mrd import Acquisitions, Image, Waveform
 from server.client import Client, ScanReply
 from server.client import Progress as Sent
+from server.connecting import Tls
 from server.errors import FileError, SettingsError
 from server.image_file import group_images, write_images
 
@@ -37,6 +38,7 @@ class Shipment:
         waveforms: sent among the readouts.
         images: for a pipeline that takes images instead of readouts.
         label: what the progress bar says.
+        tls: how to speak TLS; not at all unless given.
     """
 
     header: bytes
@@ -49,6 +51,7 @@ class Shipment:
     waveforms: Iterable[Waveform] = ()
     images: Iterable[Image] = ()
     label: str = "scan"
+    tls: Tls | None = None
 
 
 def deliver(shipment: Shipment, console: Console) -> ScanReply:
@@ -72,13 +75,24 @@ def deliver(shipment: Shipment, console: Console) -> ScanReply:
             bar.update(task, completed=sent.acquisitions, images=sent.images, description=description)
 
         async def converse() -> ScanReply:
-            async with Client(shipment.host, shipment.port) as client:
+            async with Client(shipment.host, shipment.port, tls=shipment.tls) as client:
                 return await client.send_scan(
                     shipment.pipeline, shipment.header, shipment.batches, shipment.parameters, show, shipment.waveforms,
                     shipment.images,
                 )  # fmt: skip
 
         return asyncio.run(converse())
+
+
+def parse_tls(*, wanted: bool, ca: Path | None, certificate: Path | None, key: Path | None) -> Tls | None:
+    """How to speak TLS, from the options of a command; a file for it asks for it.
+
+    Raises:
+        SettingsError: a key without its certificate.
+    """
+    if key is not None and certificate is None:
+        raise SettingsError("--key is of no use without --certificate")
+    return Tls(ca, certificate, key) if wanted or ca is not None or certificate is not None else None
 
 
 def check_writable(*paths: Path | None) -> None:

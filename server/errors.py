@@ -5,6 +5,7 @@ ServerError
 │   └── LimitError       a size that the peer announced is over a limit
 ├── SessionTimeoutError  the peer did not send, or did not read, in time
 ├── BusyError            no room for another session
+├── TlsNeededError       the port speaks TLS and the peer does not
 ├── ExecutionError       the reconstruction could not be run
 │   ├── WorkerLostError  the worker died, and so did the one that tried again
 │   ├── OverdueError     it took longer than it may
@@ -14,9 +15,11 @@ ServerError
 ├── OutputClosedError    whoever read the output of a command has closed it
 ├── FileError            a file with a scan or with images cannot be read or written
 ├── ClientError          the server a client spoke to was not there, refused, fell silent or ended early
-│   └── ScanFailedError  the same with what had come until then (server/client.py)
+│   ├── ScanFailedError  the same with what had come until then (server/client.py)
+│   └── TlsClientError   no TLS with that server (server/tls.py)
 ├── StartError           a server of one's own did not come up (server/local_server.py)
 └── SettingsError        the settings are wrong; the server does not start
+    └── ExposureError    a port would be open to strangers (server/exposure.py)
 """
 
 
@@ -66,6 +69,13 @@ class BusyError(ServerError):
 
     code = "busy"
     advice = "Try again in a minute."
+
+
+class TlsNeededError(ServerError):
+    """The port speaks TLS and the peer does not."""
+
+    code = "tls_needed"
+    advice = "Switch TLS on in the client (`echotrain send --tls`)."
 
 
 class ExecutionError(ServerError):

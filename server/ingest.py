@@ -7,13 +7,12 @@ Everything here runs in callbacks of the event loop; only `write` and `end` wait
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections.abc import Callable
 from typing import Protocol, cast
 
 from server.config import Timeouts
 from server.errors import SessionTimeoutError
+from server.socket_options import WindowWatch, set_options
 from server.wire.connection import Connection
 from server.wire.messages import Buffers, Event
 
@@ -90,6 +89,7 @@ class Ingest(asyncio.BufferedProtocol):
         self._opened = self._last_bytes = self._loop.time()
         self._begun: float | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._window: WindowWatch | None = None
         self._writable = asyncio.Event()
         self._writable.set()
         self._eof = asyncio.Event()
@@ -104,7 +104,9 @@ class Ingest(asyncio.BufferedProtocol):
         # Asked now: a transport that is closed cannot tell any more.
         name = transport.get_extra_info("peername")
         self.peer_port = int(cast("tuple[str, int]", name)[1]) if isinstance(name, tuple) else 0
-        set_options(self._transport.get_extra_info("socket"), self._timeouts)
+        sock = self._transport.get_extra_info("socket")
+        set_options(sock, self._timeouts)
+        self._window = WindowWatch(sock, self._timeouts)
         self._watch = self._loop.call_later(self._timeouts.first_message_s, self._check_time)
         self._receiver.connected()
         # What somebody else has read from the socket before it was ours comes first.
@@ -134,18 +136,20 @@ class Ingest(asyncio.BufferedProtocol):
             self._handle_events()
 
     def eof_received(self) -> bool:
-        """The peer closed its side; ours stays open for the images."""
+        """The peer closed its side; ours stays open for the images, unless TLS, which knows no half, closes both."""
         self._at_end = True
         self._eof.set()
         if self._scratch is None:
             self._connection.end_of_input()
             self._handle_events()
-        return True
+        return self._transport is not None and self._transport.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The socket is gone."""
         if self._watch is not None:
             self._watch.cancel()
+        if self._window is not None:
+            self._window.stop()
         self._end_pause()
         for event in (self._writable, self._eof, self._closed):
             event.set()
@@ -294,24 +298,3 @@ class Ingest(asyncio.BufferedProtocol):
             return
         # A message may begin at any time, so look again no later than its own limit.
         self._watch = self._loop.call_later(min(due - now, self._timeouts.message_s), self._check_time)
-
-
-def set_options(sock: socket.socket, timeouts: Timeouts) -> None:
-    """No delay on small writes; notice in seconds that a peer is gone, idle (keepalive) or sent to (user timeout)."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # Constants that exist on Linux only; elsewhere the system's defaults hold.
-    for name, value in (
-        ("TCP_KEEPIDLE", int(timeouts.keepalive_s)),
-        ("TCP_KEEPINTVL", max(1, int(timeouts.keepalive_s / 2))),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", int(timeouts.send_s * 1000)),
-    ):
-        option = getattr(socket, name, None)
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def reset_on_close(sock: socket.socket) -> None:
-    """Make closing send a reset, so that a flood of refused connections leaves nothing behind."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -10,30 +10,23 @@ import contextlib
 import socket
 import time
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from server.backpressure import Waiting
 from server.capture import CaptureStore
-from server.config import Settings, Timeouts
+from server.config import Settings
 from server.dialect import Dialect, ParentDialect, ScannerDialect
+from server.door import Door
 from server.endpoints import Gadgetron, Listen
-from server.errors import BusyError, DrainingError, ServerError, SettingsError
+from server.errors import BusyError, DrainingError, ServerError, SettingsError, TlsNeededError
 from server.execution.executor import Executor
-from server.ingest import set_options
 from server.logs import logger
 from server.metrics import Metrics
+from server.networks import Networks
 from server.noise_store import NoiseStore
+from server.refusal import MAX_REFUSALS, Refusal
 from server.session import Session
-from server.wire.connection import Connection
-from server.wire.messages import WireLimits
-
-MAX_REFUSALS: Final = 1024
-"""Refused connections that are being told so at a time; more than that are closed without a word."""
-
-REFUSAL_LINGER_S: Final = 1.0
-
-_SMALL: Final = WireLimits(buffer_bytes=4096, message_bytes=4096)
-"""For connections that only say no."""
+from server.tls import about_end, certificate_end, server_context
 
 _LAG_INTERVAL_S: Final = 0.25
 
@@ -66,9 +59,9 @@ class Server:
             failed=lambda operation: metrics.noise_store_failures.labels(operation).inc(),
         )
         self._capture = CaptureStore(settings.capture, lambda reason: metrics.capture_failures.labels(reason).inc())
-        self._listeners: list[asyncio.Server] = []
-        self._for_gadgetron: list[asyncio.Server] = []
-        self._refusals: set[_Refusal] = set()
+        self._door: Door | None = None
+        self._for_gadgetron: Door | None = None
+        self._refusals: set[Refusal] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lag: asyncio.TimerHandle | None = None
         self._log = logger()
@@ -76,12 +69,14 @@ class Server:
     @property
     def port(self) -> int:
         """The port that scanners connect to."""
-        return int(self._listeners[0].sockets[0].getsockname()[1])
+        if self._door is None:
+            raise RuntimeError("the server is not started")
+        return self._door.port
 
     @property
     def gadgetron_port(self) -> int | None:
         """The port that Gadgetron connects to; None when it may not."""
-        return int(self._for_gadgetron[0].sockets[0].getsockname()[1]) if self._for_gadgetron else None
+        return self._for_gadgetron.port if self._for_gadgetron is not None else None
 
     async def start(
         self, sockets: list[socket.socket] | None = None, for_gadgetron: list[socket.socket] | None = None
@@ -93,17 +88,23 @@ class Server:
             for_gadgetron: listening ones for Gadgetron; those of the settings unless given.
 
         Raises:
-            SettingsError: the address cannot be listened on.
+            SettingsError: the address cannot be listened on, or TLS cannot be spoken with the files of the settings.
         """
-        loop = asyncio.get_running_loop()
-        for sock in sockets if sockets is not None else listen(self.settings.listen):
-            # The loop listens once more, and would do so with a backlog of its own.
-            backlog = self.settings.listen.backlog
-            self._listeners.append(await loop.create_server(self._accept, sock=sock, backlog=backlog))
-        if for_gadgetron is None and self.settings.gadgetron.enabled:
-            for_gadgetron = listen(self.settings.gadgetron)
-        for sock in for_gadgetron or []:
-            self._for_gadgetron.append(await loop.create_server(self._accept_gadgetron, sock=sock))
+        settings, metrics, timeouts = self.settings, self.metrics, self.settings.timeouts
+        context = server_context(settings.listen)
+        if context is not None:
+            ends = certificate_end(settings.listen.tls_certificate)
+            metrics.certificate_end.set(ends)
+            if warning := about_end(ends):
+                self._log.warning("certificate", message=warning)
+        allowed = Networks(settings.listen.allow)
+        sockets = sockets if sockets is not None else listen(settings.listen)
+        self._door = Door(sockets, self._accept, allowed, metrics, timeouts, context, self._refuse_plain)
+        if for_gadgetron is None and settings.gadgetron.enabled:
+            for_gadgetron = listen(settings.gadgetron)
+        if for_gadgetron:
+            allowed = Networks(settings.gadgetron.allow)
+            self._for_gadgetron = Door(for_gadgetron, self._accept_gadgetron, allowed, metrics, timeouts)
         self._measure_lag(time.monotonic())
         self.metrics.watch(self.executor.health)
         self.metrics.before_scrape(self._report)
@@ -137,8 +138,9 @@ class Server:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), lame_duck_s)
         self._accepts = False
-        for listener in (*self._listeners, *self._for_gadgetron):
-            listener.close()
+        for door in (self._door, self._for_gadgetron):
+            if door is not None:
+                door.close()
         grace_s = self.settings.timeouts.grace_s if grace_s is None else grace_s
         self._log.info("draining", sessions=len(self.sessions), grace_s=grace_s)
         if self._tasks:
@@ -193,7 +195,11 @@ class Server:
         self.metrics.sessions.labels("other", outcome).inc()
         if len(self._refusals) < MAX_REFUSALS:
             self._log.warning("refused", code=error.code, sessions=len(self.sessions))
-        return _Refusal(error, dialect, self._refusals, self.settings.timeouts)
+        return Refusal(error, dialect, self._refusals, self.settings.timeouts)
+
+    def _refuse_plain(self) -> asyncio.BaseProtocol:
+        error = TlsNeededError("this port speaks TLS, and the connection began without")
+        return Refusal(error, ScannerDialect(self.settings), self._refusals, self.settings.timeouts)
 
     def _report(self) -> None:
         for session in self.sessions.values():
@@ -212,49 +218,6 @@ class Server:
         # Not the loop's own clock: uvloop's has milliseconds and stands still while a callback runs.
         self.metrics.loop_lag_seconds.observe(max(0.0, time.monotonic() - due))
         self._lag = loop.call_later(_LAG_INTERVAL_S, self._measure_lag, time.monotonic() + _LAG_INTERVAL_S)
-
-
-class _Refusal(asyncio.Protocol):
-    """A connection that is told why it is refused, and read until it closes so that it hears it."""
-
-    def __init__(self, error: ServerError, dialect: Dialect, others: set[_Refusal], timeouts: Timeouts) -> None:
-        self._error = error
-        self._dialect = dialect
-        self._others = others
-        self._timeouts = timeouts
-        self._transport: asyncio.Transport | None = None
-        self._due: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say it, close our side, and give the peer a moment."""
-        self._transport = cast("asyncio.Transport", transport)
-        if len(self._others) >= MAX_REFUSALS:
-            self._transport.abort()
-            return
-        self._others.add(self)
-        set_options(self._transport.get_extra_info("socket"), self._timeouts)
-        connection = Connection(self._dialect.role, _SMALL)
-        self._transport.writelines([*self._dialect.failure(connection, self._error), *connection.close()])
-        self._transport.write_eof()
-        self._due = asyncio.get_running_loop().call_later(REFUSAL_LINGER_S, self.close)
-
-    def data_received(self, data: bytes) -> None:
-        """Whatever it is, it is not read."""
-
-    def eof_received(self) -> bool:
-        """The peer has closed its side, so it has our answer."""
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Forget it."""
-        self._others.discard(self)
-        if self._due is not None:
-            self._due.cancel()
-
-    def close(self) -> None:
-        """Close now."""
-        if self._transport is not None:
-            self._transport.abort()
 
 
 def listen(where: Listen | Gadgetron) -> list[socket.socket]:

@@ -48,6 +48,11 @@ ERROR_KINDS: Final = (
 )  # fmt: skip
 """Rules that a peer can break (`server.errors.ProtocolError.kind`)."""
 
+TURNED_AWAY: Final = (
+    "not_allowed", "too_many", "no_certificate", "bad_certificate", "tls_version", "tls_failed", "tls_timeout", "plain",
+)  # fmt: skip
+"""Why a connection is closed before it is a session (`server/door.py`, `server/handshake.py`)."""
+
 
 @cache
 def product_version() -> str:
@@ -119,6 +124,13 @@ class Metrics:
             buckets=_LAG_BUCKETS,
             registry=self.registry,
         )
+        self.turned_away = self._counter("turned_away", "Connections closed before a session.", "reason")
+        self.open_ports = self._gauge(
+            "open_ports", "Ports that other machines reach without allow-list or TLS, as the settings say they may."
+        )
+        self.certificate_end = self._gauge(
+            "tls_certificate_end_timestamp_seconds", "When our certificate ends; 0: no TLS."
+        )
         self.ready = self._gauge("ready", "Whether scans are welcome.")
         self.draining = self._gauge("draining", "Whether the server is shutting down.")
 
@@ -134,6 +146,8 @@ class Metrics:
             self.noise_store_failures.labels(operation)
         for reason in DomainReason:
             self.outside_domain.labels("other", reason)
+        for why in TURNED_AWAY:
+            self.turned_away.labels(why)
         for kind in ERROR_KINDS:
             self.protocol_errors.labels(kind)
 

@@ -22,12 +22,15 @@ from rich.console import Console
 from models.errors import ModelError
 from server import config
 from server.commands.serve import parse_values
-from server.config import Settings, is_loopback
+from server.config import Settings
 from server.endpoints import Listen
-from server.errors import ServerError
+from server.errors import ServerError, SettingsError
 from server.execution.executor import Job
 from server.execution.from_settings import make_executor
+from server.exposure import check_exposure
 from server.listener import listen
+from server.networks import is_loopback
+from server.tls import about_end, certificate_end, server_context
 
 GIB = 1 << 30
 
@@ -65,8 +68,8 @@ def main(
     """
     settings = config.load(file, parse_values(values or [])).settings
     console = Console()
-    checks: list[Callable[[Settings], Iterator[Finding]]] = [check_ports, check_libraries, check_device, check_memory]
-    checks += [check_disk, check_clock, check_models]
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [check_ports, check_access, check_libraries, check_device]
+    checks += [check_memory, check_disk, check_clock, check_models]
     if not quick:
         checks.append(check_worker)
     failed = 0
@@ -96,13 +99,27 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"port for {name}", "failure", str(error), fix)
             continue
         if name == "scans" and is_loopback(where.host):
-            fix = "For a scanner on another machine serve with --host ::; for an SSH tunnel or a test this is right."
+            fix = "For a scanner on another machine serve with --host :: and --allow with its network, or with TLS."
             yield Finding(f"port for {name}", "ok", f"{shown} is free; only this machine can reach it", fix)
-        elif name == "admin" and not is_loopback(where.host):
-            fix = "It has no password: keep it behind a firewall, or set admin.host to 127.0.0.1."
-            yield Finding(f"port for {name}", "warning", f"{shown} is free; other machines can reach it", fix)
         else:
             yield Finding(f"port for {name}", "ok", f"{shown} is free")
+
+
+def check_access(settings: Settings) -> Iterator[Finding]:
+    """Whether strangers are kept out, and whether TLS can be spoken."""
+    try:
+        for section in check_exposure(settings):
+            text = f"{section}.host lets every machine in that reaches it, as listen.insecure_lan says"
+            yield Finding("access", "warning", text, f"Keep it behind a firewall, or set {section}.allow.")
+    except SettingsError as error:
+        yield Finding("access", "failure", str(error), error.advice)
+    try:
+        if server_context(settings.listen) is not None:
+            warning = about_end(certificate_end(settings.listen.tls_certificate))
+            text = warning or "certificate and key belong together"
+            yield Finding("TLS", "warning" if warning else "ok", text, "Renew it, then restart." if warning else "")
+    except SettingsError as error:
+        yield Finding("TLS", "failure", str(error), "Correct the file, or leave listen.tls_certificate empty.")
 
 
 def check_libraries(_: Settings) -> Iterator[Finding]:

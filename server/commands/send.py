@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from server.client import DEFAULT_PORT
-from server.delivery import Shipment, check_writable, deliver, describe, parse_parameters, save
+from server.delivery import Shipment, check_writable, deliver, describe, parse_parameters, parse_tls, save
 from server.image_file import has_only_images, read_header, read_images
 from server.scan_file import open_scan
 
@@ -18,6 +18,14 @@ def main(
     file: Annotated[Path, typer.Argument(help="Scan or images as an ISMRMRD HDF5 file.", metavar="FILE.h5")],
     host: Annotated[str, typer.Option(help="Name or address of the server.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the server.", min=1, max=65535)] = DEFAULT_PORT,
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS with the server.")] = False,
+    ca: Annotated[
+        Path | None, typer.Option(help="Authorities to trust for TLS, instead of this machine's.", metavar="FILE.pem")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Our certificate, for a server that asks.", metavar="FILE.pem")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Key of our certificate.", metavar="FILE.pem")] = None,
     pipeline: Annotated[str, typer.Option(help="Pipeline, or an alias of one.")] = "default",
     parameter: Annotated[
         list[str] | None, typer.Option(help="Parameter of the pipeline; may be repeated.", metavar="NAME=VALUE")
@@ -38,6 +46,7 @@ def main(
     Example:
         echotrain send scan.h5 --host 127.0.0.1 --port 9002 --pipeline sense --parameter iterations=20 \
             --output images.h5 --png images.png --nifti
+        echotrain send scan.h5 --host recon.example.org --tls --ca authority.pem --certificate mine.pem --key mine.key
         echotrain send images.h5 --pipeline magnitude_filter --parameter fwhm_mm=3 --output filtered.h5
 
     \b
@@ -47,19 +56,20 @@ def main(
     console = Console(stderr=True)
     check_writable(output, png)
     parameters = parse_parameters(parameter or [])
+    secured = parse_tls(wanted=tls, ca=ca, certificate=certificate, key=key)
     if has_only_images(file, group):
         header, series = read_header(file, group), read_images(file, group)
         images = [image for members in series.values() for image in members]
         label, n_images = file.name, len(images)
         console.print(f"{n_images} images in {len(series)} series", markup=False)
-        shipment = Shipment(header, (), 0, pipeline, host, port, parameters, images=images, label=label)
+        shipment = Shipment(header, (), 0, pipeline, host, port, parameters, images=images, label=label, tls=secured)
         reply = deliver(shipment, console)
     else:
         with open_scan(file, group) as scan:
             header = scan.header
             shipment = Shipment(
                 header, scan.batches(), scan.n_readouts, pipeline, host, port, parameters, list(scan.waveforms()),
-                label=file.name,
+                label=file.name, tls=secured,
             )  # fmt: skip
             reply = deliver(shipment, console)
     for text in reply.texts:

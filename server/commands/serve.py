@@ -7,6 +7,7 @@ import json
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from server.config import Settings
 from server.endpoints import Admin, Listen
 from server.errors import SettingsError
 from server.execution.from_settings import make_executor
+from server.exposure import check_exposure
 from server.listener import Server, listen
 from server.metrics import Metrics, product_version
 from server.node import connect, parse_address, serve_parent
@@ -30,6 +32,13 @@ def main(
     host: Annotated[str | None, typer.Option(help="Address for scanners; :: for all, IPv4 and IPv6.")] = None,
     port: Annotated[int | None, typer.Option(help="Port for scanners.", min=0, max=65535)] = None,
     admin_port: Annotated[int | None, typer.Option(help="Port for metrics and health.", min=0, max=65535)] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="Network whose scanners may connect; may be repeated.", metavar="CIDR", show_default=False),
+    ] = None,
+    insecure_lan: Annotated[
+        bool, typer.Option("--insecure-lan", help="Let other machines in without an allow-list or TLS.")
+    ] = False,
     pipeline: Annotated[str | None, typer.Option(help="Default pipeline.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes.", min=1)] = None,
@@ -47,7 +56,8 @@ def main(
 
     \b
     Example:
-        echotrain serve --host :: --port 9002 --pipeline sense --set limits.sessions=4
+        echotrain serve --host :: --port 9002 --allow 10.1.2.0/24 --pipeline sense --set limits.sessions=4
+        echotrain serve --host :: --set listen.tls_certificate=server.pem --set listen.tls_key=server.key
 
     \b
     Exit statuses: 0 stopped as asked, 1 failed, 2 wrong settings or a port that is taken.
@@ -56,6 +66,8 @@ def main(
     flags: dict[str, object] = {
         "listen.host": host,
         "listen.port": port,
+        "listen.allow": tuple(allow) if allow else None,
+        "listen.insecure_lan": insecure_lan or None,
         "admin.port": admin_port,
         "pipelines.default": pipeline,
         "workers.device": device,
@@ -67,10 +79,11 @@ def main(
     if connect_to is not None:
         host_to, port_to = parse_address(connect_to)
         raise typer.Exit(0 if uvloop.run(serve_once(settings, host_to, port_to)) else 1)
+    is_open = check_exposure(settings)
     # A flood of connections that are refused must not use up the files that sessions and workers need.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, MOST_FILES) if most > 0 else MOST_FILES, most))
-    uvloop.run(serve(settings))
+    uvloop.run(serve(settings, is_open))
 
 
 def parse_values(pairs: list[str]) -> dict[str, object]:
@@ -96,8 +109,13 @@ async def serve_once(settings: Settings, host: str, port: int) -> bool:
     return await serve_parent(settings, await connect(host, port))
 
 
-async def serve(settings: Settings) -> None:
-    """Run the server until a signal asks it to stop."""
+async def serve(settings: Settings, is_open: Sequence[str] = ()) -> None:
+    """Run the server until a signal asks it to stop.
+
+    Args:
+        settings: of the server.
+        is_open: sections of the settings whose port is open to every machine that reaches it.
+    """
     stop_asked = asyncio.Event()
     signals: list[int] = []
 
@@ -114,6 +132,11 @@ async def serve(settings: Settings) -> None:
     admin_sockets = listen(Listen(host=settings.admin.host, port=settings.admin.port)) if settings.admin.enabled else []
     gadgetron_sockets = listen(settings.gadgetron) if settings.gadgetron.enabled else []
     server = Server(settings, make_executor(settings), Metrics())
+    server.metrics.open_ports.set(len(is_open))
+    for section in is_open:
+        logs.logger().warning(
+            "insecure_lan", kind=section, message=f"{section}.host lets every machine in that reaches it, without TLS"
+        )
     await server.start(sockets, gadgetron_sockets)
     admin = _start_admin(server, settings.admin, admin_sockets) if admin_sockets else None
     where = f"{settings.listen.host or '*'}:{server.port}"

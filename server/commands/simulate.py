@@ -16,7 +16,7 @@ from pipelines.simulated_protocol import FrameCounter, Geometry, Pattern, Protoc
 from pipelines.simulation.volume import VolumePattern, VolumeSampling
 from server.anatomy import load_anatomy
 from server.client import DEFAULT_PORT
-from server.delivery import Shipment, check_writable, deliver, describe, parse_parameters, save
+from server.delivery import Shipment, check_writable, deliver, describe, parse_parameters, parse_tls, save
 from server.errors import SettingsError
 from server.image_file import write_images
 from server.scan_file import write_scan
@@ -60,6 +60,14 @@ def main(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Send the scan to this server.")] = None,
     port: Annotated[int, typer.Option(help="Port of that server.", min=1, max=65535)] = DEFAULT_PORT,
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS with the server.")] = False,
+    ca: Annotated[
+        Path | None, typer.Option(help="Authorities to trust for TLS, instead of this machine's.", metavar="FILE.pem")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Our certificate, for a server that asks.", metavar="FILE.pem")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Key of our certificate.", metavar="FILE.pem")] = None,
     pipeline: Annotated[str, typer.Option(help="Pipeline there.")] = "default",
     parameter: Annotated[
         list[str] | None, typer.Option(help="Parameter of the pipeline; may be repeated.", metavar="NAME=VALUE")
@@ -127,6 +135,7 @@ def main(
         shipment = Shipment(
             scan.header, scan.batches, scan.n_readouts, pipeline, host, port, parse_parameters(parameter or []),
             label="simulated scan", waveforms=scan.waveforms,
+            tls=parse_tls(wanted=tls, ca=ca, certificate=certificate, key=key),
         )  # fmt: skip
         reply = deliver(shipment, console)
         for text in reply.texts:

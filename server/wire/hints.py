@@ -17,7 +17,8 @@ _FIRST_BYTES: Final = {
     ),  # PR: the preface of HTTP/2
     b"\x16\x03": (
         "this looks like the ClientHello of TLS",
-        "This port speaks MRD version 1 without encryption; switch TLS off in the client or put a TLS proxy in front.",
+        "This port speaks MRD version 1 without encryption; switch TLS off in the client, or set a certificate "
+        "for this port in the server's settings.",
     ),
     b"ya": (
         "this looks like an MRD version 2 stream (yardl)",
