@@ -34,7 +34,7 @@ from server.node_intake import AnyIntake, NodeImageIntake, NodeReadoutIntake
 from server.noise_desk import NoiseDesk
 from server.noise_store import NoiseStore
 from server.orders import order
-from server.outcome import ClientLeftError, explain
+from server.outcome import ClientLeftError, explain, forget_frames
 from server.report import Report
 from server.selection import Selection, refine
 from server.wire.messages import (
@@ -350,6 +350,7 @@ class Session:
                 self.socket.abort()
                 self.report.account(self.socket)
                 self._metrics.sessions_active.dec()
+                forget_frames(self._error)
                 self._over.set()
 
     async def _deliver(self) -> None:
