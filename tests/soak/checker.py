@@ -95,20 +95,25 @@ def judge(
     """Verdicts on all sessions, and what is wrong with the records themselves."""
     by_port: dict[int, list[Record]] = defaultdict(list)
     wrong: list[str] = []
+    n_refused = 0
     for record in records:
+        n_refused += record["event"] == "refused"
         if record["event"] == "session_end":
             by_port[record["peer_port"]].append(record)
         elif record["event"] in {"unhandled", "unreadable"} or "an internal error" in str(record.get("message")):
             wrong.append(f"the server's log: {json.dumps(record)}")
         elif record.get("code") == "server":
             wrong.append(f"an error of the server's own: {json.dumps(record)}")
-    crowds = [(one.began, one.began + one.seconds) for one in histories if one.plan.kind is Kind.CROWD]
+    # Peers that left without a look at the answer may have been refused.
+    n_unheard = n_refused - sum(history.busy + history.refused for history in histories)
     verdicts: list[Verdict] = []
     for history in sorted(histories, key=lambda one: one.began):
         found = [by_port[port].pop(0) for port in history.ports if by_port[port]]
         if not found and by_port[0] and history.end == "left":
             found = [by_port[0].pop(0)]  # it was gone before the server could ask for its port
-        verdicts.append(_verdict(history, found, reference, scans, crowds))
+        is_unseen = not found and history.end == "left" and history.plan.kind is not Kind.CROWD
+        n_unheard -= is_unseen
+        verdicts.append(_verdict(history, found, reference, scans, may_be_unseen=is_unseen and n_unheard >= 0))
     left = [record for rest in by_port.values() for record in rest]
     if left:
         wrong.append(f"{len(left)} sessions in the server's log that nobody had: {json.dumps(left[:3])}")
@@ -116,7 +121,7 @@ def judge(
 
 
 def _verdict(
-    history: History, records: list[Record], reference: Reference, scans: Scans, crowds: list[tuple[float, float]]
+    history: History, records: list[Record], reference: Reference, scans: Scans, *, may_be_unseen: bool
 ) -> Verdict:
     kind, record = history.plan.kind, records[-1] if records else None
     if kind is Kind.CROWD:
@@ -126,8 +131,7 @@ def _verdict(
     if history.end == "silent":
         broken.append("silent: nothing came, and the connection stayed open")
     if record is None:
-        beside = any(begin - 2 < history.began + history.seconds and history.began < end + 2 for begin, end in crowds)
-        if not (history.end == "left" and beside):
+        if not may_be_unseen:
             broken.append("no record of this session in the server's log")
     else:
         broken += _accounted(history, record, scans)
