@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0
 
-.PHONY: help setup tools demo test lint bench bench-joint bench-cine image-test clean
+.PHONY: help setup tools demo test lint bench bench-joint bench-cine soak fuzz image-test clean
 help:           ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -43,11 +43,22 @@ bench-cine: setup  ## figures of cine_ls_dip, which take an hour of a CPU; the t
 	  echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py 2>&1 | tee bench-output/$$name.txt; done
 	$(BIN)/echotrain bench cine --output bench-output/bench-cine.json
 
+SESSIONS ?= 2000
+SECONDS  ?= 600
+SEED     ?= 1
+
+soak: setup     ## sessions with random faults against a real server, every history checked; SESSIONS=2000 SEED=1
+	$(BIN)/python -m tests.soak --sessions $(SESSIONS) --seed $(SEED)
+
+fuzz: setup     ## whatever bytes a peer may send, into all that reads them; SECONDS=600 SEED=1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]' || echo "no atheris here: mutations only" >&2
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
+
 test: setup lint   ## everything that must hold before a change lands
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 image-test: setup   ## build the container image, run it locked down, stream a scan through it
 	deploy/image-test.sh
 
 clean:          ## remove what the targets made
-	rm -rf $(VENV) demo-output bench-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo-output bench-output soak-output fuzz-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -51,8 +51,9 @@ FIRST: Final = "0" * 64
 class Recording(Protocol):
     """What a session tells of itself."""
 
-    def received(self, data: memoryview) -> None:
-        """Bytes came; they are copied."""
+    @property
+    def tap(self) -> Callable[[memoryview], None] | None:
+        """Takes bytes as they come, and copies them; None where nothing is kept."""
         ...
 
     def header(self, xml: bytes) -> None:
@@ -75,8 +76,10 @@ class Recording(Protocol):
 class NoRecording:
     """Keeps nothing."""
 
-    def received(self, data: memoryview) -> None:
+    @property
+    def tap(self) -> None:
         """Nothing."""
+        return
 
     def header(self, xml: bytes) -> None:
         """Nothing."""
@@ -177,7 +180,11 @@ class _Recording:
         begin = {"session": session, "version": product_version(), "identified": settings.identified}
         self._submit(0, self._files.open, {"begin": begin})
 
-    def received(self, data: memoryview) -> None:
+    @property
+    def tap(self) -> Callable[[memoryview], None] | None:
+        return self._received
+
+    def _received(self, data: memoryview) -> None:
         if self._is_over:
             return
         if self._head is not None:

@@ -17,6 +17,7 @@ from server.wire.connection import Connection
 from server.wire.messages import Buffers, Event
 
 SCRATCH_BYTES = 1 << 16
+_NOTHING = memoryview(bytearray())
 WRITE_HIGH_WATER_BYTES = 1 << 18
 """`write` returns once less than this waits in the transport: enough to keep the socket busy between two images."""
 
@@ -154,6 +155,9 @@ class Ingest(asyncio.BufferedProtocol):
         for event in (self._writable, self._eof, self._closed):
             event.set()
         self._receiver.lost()
+        # At once: whatever still refers to this socket in a circle stays until the garbage collector comes by.
+        self._connection.release()
+        self._scratch = _NOTHING
 
     def pause_writing(self) -> None:
         """The peer is slower than we are."""

@@ -21,7 +21,7 @@ FIELDS: Final = frozenset(
         "duration_s", "first_image_s", "last_image_s", "acquisitions", "waveforms", "texts", "groups",
         "images", "received_images", "recon_data",
         "warnings", "retried", "channels", "samples", "dwell_us", "received_bytes", "sent_bytes", "counts",
-        "outside_domain",
+        "outside_domain", "fallbacks", "asked", "made_by",
         "host", "port", "admin_port", "gadgetron_port", "sessions", "workers", "device", "version", "signal",
         "grace_s", "reason",
     }

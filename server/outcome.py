@@ -78,6 +78,13 @@ def outcome_of(error: Exception | None) -> str:
             return "server_error"
 
 
+def forget_frames(error: BaseException | None) -> None:
+    """Let go of the frames that an error came through, once they have been told of: they hold data and each other."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 def trace_of(error: Exception) -> str:
     """Where an unexpected exception came from; for deliberate errors their cause, without any message of theirs."""
     unexpected = error if not isinstance(error, ServerError | PipelineError) else error.__cause__

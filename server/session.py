@@ -35,7 +35,7 @@ from server.node_intake import AnyIntake, NodeImageIntake, NodeReadoutIntake
 from server.noise_desk import NoiseDesk
 from server.noise_store import NoiseStore
 from server.orders import order
-from server.outcome import ClientLeftError, explain, outcome_of
+from server.outcome import ClientLeftError, explain, forget_frames, outcome_of
 from server.report import Report
 from server.selection import Selection, refine
 from server.wire.messages import (
@@ -94,8 +94,7 @@ class Session:
         self._dialect: Dialect = ScannerDialect(settings) if dialect is None else dialect
         self._connection = self._dialect.connect()
         self._recording = NO_RECORDING if capture is None else capture.begin(self.id, self._warn)
-        tap = None if self._recording is NO_RECORDING else self._recording.received
-        self.socket = Ingest(self._connection, settings.timeouts, self, already, tap)
+        self.socket = Ingest(self._connection, settings.timeouts, self, already, self._recording.tap)
         self._jobs = OrderedJobs(
             executor,
             settings.timeouts.reconstruction_s,
@@ -357,6 +356,7 @@ class Session:
                 self.socket.abort()
                 self.report.account(self.socket)
                 self._metrics.sessions_active.dec()
+                forget_frames(self._error)
                 self._over.set()
 
     async def _deliver(self) -> None:

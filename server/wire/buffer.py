@@ -88,6 +88,12 @@ class ReceiveBuffer:
         """Forget what is pending."""
         self.start = self.end = 0
 
+    def release(self) -> None:
+        """Let go of the memory; nothing more will be received."""
+        self._base = memoryview(bytearray())
+        self._use(self._base)
+        self.start = self.end = 0
+
     def _restart(self) -> None:
         """Begin again at the front, and give large memory back when nothing since the last time needed it."""
         self.start = self.end = 0

@@ -166,7 +166,7 @@ class Connection:
     `next_event` until it gives None. The arrays of an `Acquisitions`, `Bucket` or `ReconData` event lie in the receive
     buffer and are valid until the next `writable()`; whoever keeps them copies. Other events own what they hold.
 
-    Sending: each method checks the state and returns the parts of one gathered write.
+    Sending: each method returns the parts of one gathered write, or raises ProtocolError.
     """
 
     __slots__ = ("_buffer", "_ended", "_limits", "_needed", "_receiving", "_sending", "_untouched", "_walk")
@@ -177,8 +177,7 @@ class Connection:
         self._buffer = ReceiveBuffer(self._limits.buffer_bytes, self._limits.ceiling)
         self._receiving, self._sending = _FIRST[role]
         self._needed = codec.ID_BYTES
-        self._untouched = True
-        self._ended = False
+        self._untouched, self._ended = True, False
         self._walk: Walk | None = None
 
     @property
@@ -225,6 +224,10 @@ class Connection:
         """The peer has ended its stream; `next_event` says what that means (rule 10)."""
         self._ended = True
 
+    def release(self) -> None:
+        """Let go of the receive buffer; nothing more will be received."""
+        self._buffer.release()
+
     def next_event(self) -> Event | None:
         """The next complete message, or run of readouts; None when more bytes are needed or no more will be read.
 
@@ -257,8 +260,7 @@ class Connection:
             self._needed = needed
             return self._end(available) if self._ended else None
         buffer.consume(needed * len(event) if isinstance(event, Acquisitions) else needed, needed)
-        self._needed = codec.ID_BYTES
-        self._untouched = False
+        self._needed, self._untouched = codec.ID_BYTES, False
         self._receiving = next_state
         return event
 
@@ -300,7 +302,6 @@ class Connection:
         )
 
     # ---- sending ---------------------------------------------------------------------------------------------------
-    # All raise ProtocolError when the state forbids the message or when its parts contradict each other.
 
     def config_file(self, name: str) -> Buffers:
         """Name the configuration (id 1)."""
@@ -394,7 +395,6 @@ def _refused(message_id: int, state: State, who: str, *, is_first: bool) -> Prot
         return ProtocolError(f"{who} a second configuration ({name}); only one is allowed")
     before = state in (State.CONFIG, State.NODE_CONFIG)
     if message_id == MessageId.HEADER:
-        return ProtocolError(
-            f"{who} {'the header before the configuration' if before else 'a second header; only one is allowed'}"
-        )
+        what = "the header before the configuration" if before else "a second header; only one is allowed"
+        return ProtocolError(f"{who} {what}")
     return ProtocolError(f"{who} {name} before the {'configuration and header' if before else 'header'}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +49,23 @@ def test_fields_that_are_not_known_are_dropped_and_counted(written: io.StringIO)
     record = json.loads(written.getvalue())
     assert record["dropped_fields"] == 2
     assert CANARY not in written.getvalue()
+
+
+def test_what_the_server_itself_records_is_known(written: io.StringIO) -> None:
+    calls = [
+        node
+        for path in Path(logs.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _writes_record(node.func)
+    ]
+    names = {keyword.arg for call in calls for keyword in call.keywords} - {"exc_info"}
+    assert {"fallbacks", "made_by", "outcome"} <= names
+    assert names <= logs.FIELDS
+
+
+def _writes_record(method: ast.Attribute) -> bool:
+    writer = ast.unparse(method.value).rpartition(".")[2]
+    return method.attr in {"debug", "info", "warning", "error"} and writer in {"log", "_log", "logger()"}
 
 
 def test_control_characters_and_long_texts_are_tamed(written: io.StringIO) -> None:

@@ -244,6 +244,24 @@ async def test_a_client_that_does_not_read_is_given_up(serving: Any, executor: A
     writer.transport.abort()
 
 
+async def test_a_session_that_is_over_holds_no_buffer_and_no_frames(
+    serving: Any, executor: Any, small_scan: SimulatedScan
+) -> None:
+    server = await serving(timeouts__linger_s=0.1)
+    executor.gate.set()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(stream(small_scan)[:-100])
+    while not server.sessions:
+        await asyncio.sleep(0.01)
+    (session,) = server.sessions.values()
+    writer.write_eof()
+    assert b"ended its stream inside" in await reader.read()
+    writer.close()
+    await quiet(server)
+    assert session._connection.capacity == 0
+    assert session.error.__traceback__ is None
+
+
 async def test_a_client_that_vanishes_has_its_jobs_cancelled(
     serving: Any, executor: Any, small_scan: SimulatedScan
 ) -> None:

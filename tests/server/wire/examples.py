@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import numpy as np
 from hypothesis import strategies as st
@@ -340,13 +341,19 @@ def message_bytes(event: Event) -> bytes:
 
 def receiving_in(state: State, limits: WireLimits | None = None) -> Connection:
     """A connection whose received direction is in this state."""
-    role, way = _WAYS[state]
+    role, _ = _WAYS[state]
     connection = Connection(role, limits)
-    feed(connection, encode(OTHER_END[role], way) if way else b"")
+    feed(connection, _way_to(state))
     if state is State.BROKEN:
         feed(connection, b"\xff\xff")
     assert connection.state is state
     return connection
+
+
+@cache
+def _way_to(state: State) -> bytes:
+    role, way = _WAYS[state]
+    return encode(OTHER_END[role], way)
 
 
 def sending_in(state: State) -> Connection:
