@@ -48,9 +48,9 @@ class Reply:
     """What a worker says.
 
     Attributes:
-        kind: `hello` (its pid, right after the fork), `ready` (what failed to warm up), `progress` (a text about
-            the job, some of them before its end), `result`, `refused` (an error that the pipeline raised on purpose),
-            `failed` (any other exception), `dying` (why it gives up).
+        kind: `hello` (its pid, right after the fork), `ready` (what failed to warm up), `alive` (a sign of life
+            during a job), `progress` (a text about the job, some of them before its end), `result`, `refused` (an
+            error that the pipeline raised on purpose), `failed` (any other exception), `dying` (why it gives up).
         fields: text, numbers and lists by name.
         images: of a `result`.
     """

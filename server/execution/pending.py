@@ -11,7 +11,8 @@ from server.errors import ExecutionError
 from server.execution.encoding import Reply, decode_result
 from server.execution.executor import Job, JobResult
 from server.execution.failure import decode_failure
-from server.execution.launcher import WorkerProcess
+from server.execution.heart import SILENCE_S
+from server.execution.launcher import WorkerDiedError, WorkerProcess
 
 _log = logging.getLogger(__name__)
 
@@ -52,13 +53,21 @@ async def final_reply(worker: WorkerProcess, pending: Pending) -> Reply:
     """What a worker says of its job in the end; how far it is meanwhile is passed on.
 
     Raises:
-        WorkerDiedError: the worker is gone, or says that it gives up.
+        WorkerDiedError: the worker is gone, says that it gives up, or gives no sign of life.
         ExecutionError: the worker sent what no worker sends; it has to be killed.
     """
-    for _ in range(MOST_PROGRESS + 1):
-        reply = await worker.receive()
+    texts = 0
+    while texts <= MOST_PROGRESS:
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                reply = await worker.receive()
+        except TimeoutError:
+            raise WorkerDiedError("hang") from None
+        if reply.kind == "alive":
+            continue
         if reply.kind != "progress":
             return reply
+        texts += 1
         text = reply.fields.get("text")
         if not isinstance(text, str) or reply.images:
             raise ExecutionError("a worker sent progress that cannot be read")

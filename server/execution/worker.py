@@ -12,6 +12,7 @@ import os
 import resource
 import socket
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,7 @@ from server.execution.encoding import (
 )
 from server.execution.executor import Job, JobResult
 from server.execution.failure import encode_failure
+from server.execution.heart import Heart
 from server.execution.warm_up import tiny_work
 from server.execution.worker_settings import PIPELINE, WorkerSettings
 
@@ -154,11 +156,17 @@ def serve(connection: socket.socket, memory_fd: int, settings: WorkerSettings, i
     _send(connection, encode_reply(Reply("ready", {"problems": warm_up(runner, settings.warm)})))
     views = SlotViews(memory_fd)
 
-    def tell(text: str) -> None:
-        _send(connection, encode_reply(Reply("progress", {"text": text})))
+    sending = threading.Lock()
 
+    def say(reply: Reply) -> None:
+        blocks = encode_reply(reply)
+        with sending:
+            _send(connection, blocks)
+
+    heart = Heart(lambda: say(Reply("alive")))
     while (message := _receive_job(connection)) is not None:
-        reply = _answer(runner, views, tell, *message)
+        with heart.beating():
+            reply = _answer(runner, views, lambda text: say(Reply("progress", {"text": text})), *message)
         del message
         if views.n_kept():
             gc.collect()

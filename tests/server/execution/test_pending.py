@@ -56,6 +56,13 @@ async def test_texts_are_heard_in_order_and_cut() -> None:
     assert heard == ["one", "x" * MOST_PROGRESS_CHARACTERS]
 
 
+async def test_signs_of_life_are_no_texts() -> None:
+    heard: list[str] = []
+    beats = [Reply("alive")] * (MOST_PROGRESS + 2)
+    assert await listen(*beats, said("one"), RESULT, on_progress=heard.append) is RESULT
+    assert heard == ["one"]
+
+
 @pytest.mark.parametrize("nonsense", [said(7), said(None), said(["text"]), Reply("progress"), WITH_IMAGE])
 async def test_progress_that_is_no_text_is_a_coded_error(nonsense: Reply) -> None:
     with pytest.raises(ExecutionError, match="cannot be read"):

@@ -19,6 +19,7 @@ import uvloop
 from fake_jobs import Gate, make_group, make_job
 
 from server.errors import DrainingError, ExecutionError, OverdueError, WorkerLostError
+from server.execution import pending
 from server.execution.executor import JobResult
 from server.execution.process_pool import ProcessExecutor
 
@@ -275,6 +276,26 @@ async def test_a_hung_worker_is_killed_and_the_job_given_up_after_the_second() -
             await run(pool, 1, stop_itself=True)
         assert (await run(pool, 1)).attempts == 1
         assert pool.health().restarts == {"hang": 2}
+
+
+async def test_a_worker_without_signs_of_life_is_replaced_in_time_to_run_its_job_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pending, "SILENCE_S", 6.0)
+    async with running_pool() as pool:
+        await until_idle(pool)
+        undisturbed, gate = pixels(await run(pool, 4)), Gate(tmp_path)
+        (pid,) = pool.worker_pids
+        running = asyncio.create_task(run(pool, 4, hold=str(gate)))
+        await gate.reached()
+        await asyncio.sleep(7)  # held that long, and alive
+        assert not running.done()
+        assert pool.worker_pids == (pid,)
+        os.kill(pid, signal.SIGSTOP)
+        gate.open()
+        result = await running
+        assert (result.attempts, pixels(result)) == (2, undisturbed)
+        assert pool.health().restarts == {"hang": 1}
 
 
 async def test_a_job_over_its_budget_is_given_up_at_once_and_the_next_one_runs() -> None:
