@@ -9,8 +9,9 @@ Rules:
 2. A slot that a job's arrays lie in is pinned from the moment a worker may read it until that worker has answered or
    is gone.
 3. Cancelling a job that waits removes it; a job that runs is finished in vain.
-4. A job that takes longer than `job_timeout_s` counts as hung: its worker is killed, which makes it a job whose
-   worker died. One that takes longer than its own budget loses its worker too, but is not run again.
+4. A job that takes longer than `job_timeout_s`, or whose worker gives no sign of life (`server.execution.heart`),
+   counts as hung: its worker is killed, which makes it a job whose worker died. One that takes longer than its own
+   budget loses its worker too, but is not run again.
 5. A seat whose worker cannot be started tries again after a growing pause; when no seat has a worker, waiting jobs
    fail.
 """
