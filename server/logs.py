@@ -23,7 +23,7 @@ FIELDS: Final = frozenset(
         "warnings", "retried", "channels", "samples", "dwell_us", "received_bytes", "sent_bytes", "counts",
         "outside_domain", "fallbacks", "asked", "made_by",
         "host", "port", "admin_port", "gadgetron_port", "sessions", "workers", "device", "version", "signal",
-        "grace_s", "reason",
+        "grace_s", "lame_duck_s", "reason",
     }
 )  # fmt: skip
 """What a record may say. None of these may ever be given text from a scan header, a waveform or an image."""
