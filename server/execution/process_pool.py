@@ -12,8 +12,8 @@ Rules:
 4. A job that takes longer than `job_timeout_s`, or whose worker gives no sign of life (`server.execution.heart`),
    counts as hung: its worker is killed, which makes it a job whose worker died. One that takes longer than its own
    budget loses its worker too, but is not run again.
-5. A seat whose worker cannot be started tries again after a growing pause; when no seat has a worker, waiting jobs
-   fail.
+5. A seat whose worker cannot be started tries again after a growing pause; when that has happened several times in a
+   row on every seat, waiting jobs fail.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from server.execution.worker_settings import PIPELINE, WorkerSettings
 
 _log = logging.getLogger(__name__)
 _MOST_ATTEMPTS = 2
+_HOPELESS_STARTS = 3
+"""In a row: one alone may have been killed by whoever makes room in memory."""
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 30.0
 
@@ -59,6 +61,7 @@ class _Seat:
     state: SeatState = SeatState.STARTING
     worker: WorkerProcess | None = None
     problems: tuple[str, ...] = ()
+    failed_starts: int = 0
 
 
 class ProcessExecutor:
@@ -211,7 +214,7 @@ class ProcessExecutor:
                 server = await self._ready_fork_server()
                 worker = seat.worker = server.spawn(seat.index)
                 await self._until_ready(seat, worker)
-                pause_s = _FIRST_PAUSE_S
+                pause_s, seat.failed_starts = _FIRST_PAUSE_S, 0
                 while (pending := await self._next_job(seat, worker)) is not None:
                     await self._run_on(seat, worker, pending)
                     del pending
@@ -224,6 +227,7 @@ class ProcessExecutor:
                     worker.close()
                 seat.worker = None
             if has_failed:
+                seat.failed_starts += 1
                 self._fail_waiting_without_hope()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop_asked.wait(), pause_s)
@@ -381,6 +385,6 @@ class ProcessExecutor:
         return seat.state is SeatState.FAILED
 
     def _fail_waiting_without_hope(self) -> None:
-        if all(seat.state is SeatState.FAILED for seat in self._seats):
+        if all(seat.failed_starts >= _HOPELESS_STARTS for seat in self._seats):
             while self._waiting:
                 self._waiting.popleft().settle(ExecutionError("no worker can be started"))

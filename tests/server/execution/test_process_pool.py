@@ -21,6 +21,7 @@ from fake_jobs import Gate, make_group, make_job
 from server.errors import DrainingError, ExecutionError, OverdueError, WorkerLostError
 from server.execution import pending
 from server.execution.executor import JobResult
+from server.execution.launcher import WorkerDiedError
 from server.execution.process_pool import ProcessExecutor
 
 FAKE = "fake_pipeline:FakePipeline"
@@ -296,6 +297,21 @@ async def test_a_worker_without_signs_of_life_is_replaced_in_time_to_run_its_job
         result = await running
         assert (result.attempts, pixels(result)) == (2, undisturbed)
         assert pool.health().restarts == {"hang": 1}
+
+
+async def test_workers_that_die_while_they_start_cost_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    until_ready, left = ProcessExecutor._until_ready, [2]
+
+    async def unlucky(self: ProcessExecutor, seat: Any, worker: Any) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise WorkerDiedError
+        await until_ready(self, seat, worker)
+
+    monkeypatch.setattr(ProcessExecutor, "_until_ready", unlucky)
+    async with running_pool() as pool:
+        assert (await run(pool, 1)).attempts == 1
+        assert pool.health().restarts == {"crash": 2}
 
 
 async def test_a_job_over_its_budget_is_given_up_at_once_and_the_next_one_runs() -> None:
