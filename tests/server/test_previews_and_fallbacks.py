@@ -10,31 +10,7 @@ from pipelines.errors import ReconstructionError
 from pipelines.simulate import SimulatedScan
 from server.client import Client
 from server.errors import ExecutionError
-from server.metrics import Metrics
-
-
-def value(metrics: Metrics, name: str, **labels: str) -> float:
-    return metrics.registry.get_sample_value(name, labels) or 0.0
-
-
-async def quiet(server: Any) -> None:
-    """Wait until no session is left."""
-    async with asyncio.timeout(60):
-        while server.sessions:
-            await asyncio.sleep(0.01)
-
-
-async def jobs(executor: Any, n: int) -> None:
-    """Wait until so many jobs have come."""
-    async with asyncio.timeout(60):
-        while len(executor.jobs) < n:
-            await asyncio.sleep(0.01)
-
-
-async def send(server: Any, scan: SimulatedScan, config: str = "zero_filled") -> Any:
-    async with Client("127.0.0.1", server.port) as client:
-        return await client.send_scan(config, scan.header, scan.batches)
-
+from tests.server.test_session import jobs, quiet, send, value
 
 PREVIEWED = '{"pipeline": "joint_ipalm", "parameters": {"preview": "true", "noise_level": 2}}'
 

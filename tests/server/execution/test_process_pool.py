@@ -6,8 +6,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,52 +16,18 @@ import pytest
 import pytest_asyncio
 import uvloop
 from fake_jobs import Gate, make_group, make_job
+from pools import pixels, run, running_pool, until, until_idle
 
-from server.errors import DrainingError, ExecutionError, OverdueError, WorkerLostError
-from server.execution import pending
-from server.execution.executor import JobResult
-from server.execution.launcher import WorkerDiedError
+from server.errors import DrainingError, ExecutionError, WorkerLostError
 from server.execution.process_pool import ProcessExecutor
 
-FAKE = "fake_pipeline:FakePipeline"
 in_module_loop = pytest.mark.asyncio(loop_scope="module")
-
-
-@asynccontextmanager
-async def running_pool(workers: int = 1, **options: Any) -> AsyncIterator[ProcessExecutor]:
-    settings = {"device": "cpu", "threads_per_worker": 1, "memory_budget_bytes": 64 << 20, "pipeline": FAKE, **options}
-    pool = ProcessExecutor(workers, **settings)
-    await pool.start()
-    try:
-        yield pool
-    finally:
-        await pool.stop()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool() -> AsyncIterator[ProcessExecutor]:
     async with running_pool(1, job_timeout_s=20.0) as made:
         yield made
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  nothing here tells when it happens
-            await asyncio.sleep(0.005)
-
-
-async def until_idle(pool: ProcessExecutor, workers: int = 1) -> None:
-    await until(lambda: pool.health().workers == {"idle": workers})
-
-
-async def run(
-    pool: ProcessExecutor, seed: int = 0, *, on_progress: Callable[[str], None] | None = None, **parameters: Any
-) -> JobResult:
-    group = make_group(pool.slots, seed)
-    try:
-        return await pool.run(make_job(group, **parameters), on_progress=on_progress)
-    finally:
-        group.release()
 
 
 def descendants() -> set[psutil.Process]:
@@ -74,10 +39,6 @@ def has_ended(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def pixels(result: JobResult) -> bytes:
-    return b"".join(image.pixels.tobytes() for image in result.images)
 
 
 @in_module_loop
@@ -268,69 +229,6 @@ async def test_two_hundred_jobs_leak_nothing(pool: ProcessExecutor) -> None:
     assert all(late <= early for late, early in zip(after[:3], before[:3], strict=True)), (before, after)
     assert after[3] <= before[3] + 8, "arenas of malloc may grow, mappings of jobs may not stay"
     assert pool.slots.bytes_in_use == 0
-
-
-async def test_a_hung_worker_is_killed_and_the_job_given_up_after_the_second() -> None:
-    # Long enough for the first job of a fresh worker on a machine that is busy with other things.
-    async with running_pool(job_timeout_s=2.0) as pool:
-        with pytest.raises(WorkerLostError):
-            await run(pool, 1, stop_itself=True)
-        assert (await run(pool, 1)).attempts == 1
-        assert pool.health().restarts == {"hang": 2}
-
-
-async def test_a_worker_without_signs_of_life_is_replaced_in_time_to_run_its_job_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(pending, "SILENCE_S", 6.0)
-    async with running_pool() as pool:
-        await until_idle(pool)
-        undisturbed, gate = pixels(await run(pool, 4)), Gate(tmp_path)
-        (pid,) = pool.worker_pids
-        running = asyncio.create_task(run(pool, 4, hold=str(gate)))
-        await gate.reached()
-        await asyncio.sleep(7)  # held that long, and alive
-        assert not running.done()
-        assert pool.worker_pids == (pid,)
-        os.kill(pid, signal.SIGSTOP)
-        gate.open()
-        result = await running
-        assert (result.attempts, pixels(result)) == (2, undisturbed)
-        assert pool.health().restarts == {"hang": 1}
-
-
-async def test_workers_that_die_while_they_start_cost_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    until_ready, left = ProcessExecutor._until_ready, [2]
-
-    async def unlucky(self: ProcessExecutor, seat: Any, worker: Any) -> None:
-        if left[0]:
-            left[0] -= 1
-            raise WorkerDiedError
-        await until_ready(self, seat, worker)
-
-    monkeypatch.setattr(ProcessExecutor, "_until_ready", unlucky)
-    async with running_pool() as pool:
-        assert (await run(pool, 1)).attempts == 1
-        assert pool.health().restarts == {"crash": 2}
-
-
-async def test_a_job_over_its_budget_is_given_up_at_once_and_the_next_one_runs() -> None:
-    async with running_pool() as pool:
-        await until_idle(pool)
-        group = make_group(pool.slots)
-        with pytest.raises(OverdueError, match=r"longer than its 0\.3 s"):
-            await pool.run(replace(make_job(group, sleep_s=60.0), budget_s=0.3))
-        group.release()
-        assert (await run(pool, 1)).attempts == 1
-        assert pool.health().restarts == {"budget": 1}
-
-
-async def test_a_worker_that_lost_its_gpu_is_replaced_and_the_job_run_again() -> None:
-    async with running_pool() as pool:
-        with pytest.raises(WorkerLostError):
-            await run(pool, **{"break": "CUDA error: device-side assert triggered"})
-        await until_idle(pool)
-        assert pool.health().restarts == {"cuda_error": 2}
 
 
 async def test_two_workers_share_the_work() -> None:
